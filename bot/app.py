@@ -1,0 +1,79 @@
+"""The web process: vendors' hooks, the website's chat, /review, /ops, health and metrics."""
+
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, RedirectResponse, Response
+from fastapi.staticfiles import StaticFiles
+from sqlalchemy.exc import SQLAlchemyError
+
+from bot.chat_api import chat_api
+from bot.health import health
+from bot.hooks import hooks
+from bot.intake import Intake
+from bot.login import Login, LogInFirst
+from bot.ops.pages import ops_pages
+from bot.pages import FOLDER, page
+from bot.review.pages import review_pages
+from bot.wiring import need_database, need_redis
+from core.db import get_engine
+from core.errors import NpllmError
+from core.settings import Settings, get_settings
+
+log = logging.getLogger(__name__)
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """The application, for `uvicorn --factory bot.app:create_app`."""
+    settings = settings or get_settings()
+    intake = Intake(need_database(settings), need_redis(settings))
+    engine = get_engine(need_database(settings))
+    login = Login(settings)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        await intake.open()
+        try:
+            yield
+        finally:
+            await intake.close()
+
+    app = FastAPI(title="npllm", description="A messaging bot that learns overnight.", lifespan=lifespan)
+    app.state.intake = intake
+    app.include_router(hooks(settings, intake))
+    app.include_router(chat_api(settings, intake))
+    app.include_router(health(settings, engine))
+    app.include_router(login.routes())
+    app.include_router(review_pages(settings, engine, login))
+    app.include_router(ops_pages(settings, engine, login))
+    app.mount("/static", StaticFiles(directory=FOLDER / "static"), name="static")
+
+    @app.get("/", include_in_schema=False)
+    def home() -> Response:
+        return RedirectResponse("/chat")
+
+    @app.get("/chat", include_in_schema=False)
+    def chat_page(request: Request) -> Response:
+        return page(request, "chat.html", assistant=settings.assistant_name, business=settings.business_name)
+
+    @app.exception_handler(NpllmError)
+    async def expected(request: Request, error: NpllmError) -> JSONResponse:
+        if error.status >= 500:
+            log.warning("%s %s: %s", request.method, request.url.path, error)
+        headers = {"Retry-After": "5"} if error.status == 503 else {}
+        body = {"error": error.message, "next_step": error.next_step}
+        return JSONResponse(body, status_code=error.status, headers=headers)
+
+    @app.exception_handler(LogInFirst)
+    async def log_in_first(request: Request, error: LogInFirst) -> Response:
+        return RedirectResponse(f"/login?next={error.target}", status_code=303)
+
+    @app.exception_handler(SQLAlchemyError)
+    async def ledger_away(request: Request, error: SQLAlchemyError) -> JSONResponse:
+        log.error("%s %s: %s", request.method, request.url.path, error)
+        body = {"error": "The ledger does not answer.", "next_step": "Look at `npllm status`."}
+        return JSONResponse(body, status_code=503, headers={"Retry-After": "5"})
+
+    return app

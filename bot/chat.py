@@ -1,0 +1,407 @@
+"""One chat turn, top to bottom.
+
+    receive   who speaks, in which conversation; the message is saved
+    recall    the last turns, and what was looked up
+    route     which version answers
+    generate  it, or the next in the chain
+    guard     what may not be said
+    save      reply, outbox, assignment and "handled", in one transaction
+    (send)    bot/outbox.py
+
+No model is called inside a transaction, and running a turn twice says nothing twice: the incoming message is
+remembered on its ledger row, and a reply is unique per message it answers.
+"""
+
+import logging
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+from sqlalchemy import select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from bot import guardrails, people
+from bot.lanes import Lease
+from bot.recall import Recalled, embed, language_of, recall, recent_turns, search_text
+from bot.router import BASE, Route, Served
+from bot.wiring import Awake
+from core import events
+from core.db import transaction
+from core.errors import NpllmError
+from core.messages import InboundMessage, feedback_button
+from core.prompts import Language, chat_messages
+from core.tables import Assignment, Conversation, InboundEvent, Message, OutboxItem, new_id, now
+from core.text import split_text
+from integrations.openai.model import Reply
+
+log = logging.getLogger(__name__)
+
+READABLE = frozenset({"text"})
+SILENT = "silent"  # handled without an answer
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What one incoming message leads to; ids only, so that nothing is held over the model call."""
+
+    message: InboundMessage
+    message_id: uuid.UUID
+    customer_id: uuid.UUID
+    conversation_id: uuid.UUID
+    context: str
+    language: Language
+    ask_consent: bool
+    fixed_reply: str | None = None
+    kind: str = "text"
+
+
+@dataclass(frozen=True)
+class Generated:
+    """A guarded reply and who gave it."""
+
+    text: str
+    served: Served | None
+    reply: Reply | None
+    flags: tuple[str, ...]
+    failures: tuple[str, ...]
+
+
+def take_turn(awake: Awake, event_id: int, message: InboundMessage, lane: Lease) -> None:
+    """Answer one message of the ledger; returns when the reply is in the outbox (or none is due).
+
+    Raises:
+        Unavailable: the ledger or every model is away; the event stays unhandled and is tried again.
+        LeaseLost: somebody else has the lane now.
+    """
+    turn = receive(awake, event_id, message, lane)
+    if turn is None:
+        return
+    if turn.fixed_reply is not None:
+        save(awake, event_id, turn, lane, Generated(turn.fixed_reply, None, None, (), ()), None, Recalled(None))
+        return
+    found = look_up(awake, turn)
+    route = awake.router.route(turn.context, str(turn.customer_id))
+    generated = generate(awake, turn, route, found, on_text=awake.web.writer(message))
+    awake.tracer.trace(turn.context, message.text, found.passages, generated.text, _version(generated.served))
+    save(awake, event_id, turn, lane, generated, route, found)
+
+
+def receive(awake: Awake, event_id: int, message: InboundMessage, lane: Lease) -> Turn | None:
+    """Save the message; None where nothing more is to be done: a repeat, an opt-out, talk that is not for us."""
+    settings = awake.settings
+    with transaction(awake.engine) as session:
+        lane.fence(session)
+        event = session.get_one(InboundEvent, event_id)
+        if event.handled_at is not None:
+            return None
+        customer = people.identify(session, message.person, message.context)
+        known = session.scalar(
+            select(Message).where(
+                Message.channel == message.channel, Message.provider_message_id == message.provider_message_id,
+                Message.direction == "in",
+            )
+        )  # fmt: skip
+        if known is not None and event.outcome != f"received:{known.id}":
+            _handled(event, "repeat")
+            return None
+        if message.address.get("ambient") and not _is_our_thread(session, lane.lane):
+            _handled(event, "not for us")
+            return None
+        conversation = people.conversation_of(
+            session, message, customer, lane.lane, idle_hours=settings.conversation_idle_hours
+        )
+        language = language_of(message.text, _language(conversation.language or settings.language))
+        conversation.language = customer.language = language
+        if known is None:
+            known = _save_incoming(session, message, conversation, awake)
+            event.outcome = f"received:{known.id}"
+        turn = Turn(
+            message=message,
+            message_id=known.id,
+            customer_id=customer.id,
+            conversation_id=conversation.id,
+            context=conversation.context,
+            language=language,
+            ask_consent=people.should_ask_consent(customer, message.channel),
+        )
+        word = people.opt_words(message.text)
+        if word == "out":
+            customer.opted_out_at = now()
+            _handled(event, "opted out")
+            return None
+        if word == "in" and customer.opted_out_at is not None:
+            customer.opted_out_at = None
+            _handled(event, "opted in")
+            return None
+        if word == "no_training":
+            people.set_consent(session, customer.id, False)
+            _forbid_training(session, customer.id)
+            return replace(turn, fixed_reply=people.NO_CONSENT[language], kind="consent", ask_consent=False)
+        if customer.opted_out_at is not None:
+            _handled(event, "opted out")
+            return None
+        consent = people.consent_answer(customer, message.text)
+        if consent is not None:
+            people.set_consent(session, customer.id, consent)
+            if consent:
+                _permit_training(session, conversation.id)
+            text = people.THANKS_FOR_CONSENT if consent else people.NO_CONSENT
+            return replace(turn, fixed_reply=text[language], kind="consent", ask_consent=False)
+        if conversation.state == "person":
+            _handled(event, "with a person")
+            return None
+        if not message.text:
+            if message.kind in READABLE:
+                _handled(event, "blank")
+                return None
+            return replace(turn, fixed_reply=guardrails.CANNOT_READ[language], kind="notice", ask_consent=False)
+        return turn
+
+
+def look_up(awake: Awake, turn: Turn) -> Recalled:
+    """History and passages for this turn; the vector is asked for between two short transactions."""
+    with transaction(awake.engine) as session:
+        history = recent_turns(session, turn.conversation_id, awake.settings.history_turns)
+    vector = embed(awake.embeddings, search_text(turn.message.text, history))
+    with transaction(awake.engine) as session:
+        return recall(
+            session,
+            context=turn.context,
+            question=turn.message.text,
+            history=history,
+            vector=vector,
+            model=awake.embeddings.name if awake.embeddings else None,
+            limit=awake.settings.retrieval_passages,
+        )
+
+
+def generate(
+    awake: Awake, turn: Turn, route: Route, found: Recalled, on_text: Callable[[str], None] | None = None
+) -> Generated:
+    """The first answer that the chain gives: the routed version, the champion, the frozen base, then
+    FALLBACK_MODELS. If all fail, an apology: the customer is never left without a word."""
+    settings = awake.settings
+    messages = chat_messages(
+        language=turn.language,
+        assistant=settings.assistant_name,
+        business=settings.business_name,
+        question=turn.message.text,
+        passages=found.passages,
+        history=found.history,
+    )
+    sources = [message["content"] for message in messages]
+    failures: list[str] = []
+    deadline = time.monotonic() + settings.reply_timeout
+    stream = guardrails.StreamGuard(sources, on_text) if on_text else None
+
+    def ask(name: str, call: Callable[..., Reply]) -> Reply | None:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            failures.append(f"{name}: not asked")
+            return None
+        try:
+            return call(messages, max_tokens=settings.reply_max_tokens, timeout=left, on_text=stream)
+        except NpllmError as error:
+            failures.append(f"{name}: {error.message}")
+            log.warning("No answer from %s: %s", name, error)
+            return None
+
+    for served in (route.version, *route.fallbacks):
+        if reply := ask(served.name or "base", partial(awake.models.reply, served)):
+            guarded = guardrails.guard(reply.text, language=turn.language, sources=sources)
+            return Generated(guarded.text, served, reply, guarded.flags, tuple(failures))
+    for server, model in awake.models.outside:
+        if reply := ask(model, partial(server.reply, model=model)):
+            guarded = guardrails.guard(reply.text, language=turn.language, sources=sources)
+            return Generated(guarded.text, Served(None, model), reply, guarded.flags, tuple(failures))
+    return Generated(guardrails.TROUBLE[turn.language], None, None, ("no_model",), tuple(failures))
+
+
+def save(
+    awake: Awake,
+    event_id: int,
+    turn: Turn,
+    lane: Lease,
+    generated: Generated,
+    route: Route | None,
+    found: Recalled,
+) -> None:
+    """Reply, outbox rows, assignment and the ledger's "handled": all of them, or none."""
+    with transaction(awake.engine) as session:
+        lane.fence(session)
+        event = session.get_one(InboundEvent, event_id)
+        if event.handled_at is not None:
+            return
+        conversation = session.get_one(Conversation, turn.conversation_id)
+        answer = _save_reply(session, turn, conversation, generated, route, found)
+        _put_in_outbox(awake, session, turn, conversation, answer)
+        if turn.ask_consent:
+            _ask_consent(awake, session, turn, conversation)
+        if route is not None and route.rollout_id is not None:
+            _count_assignment(
+                session, turn, route, failed=bool(generated.failures) or generated.served != route.version
+            )
+        _handled(event, f"answered:{answer.id}")
+
+
+def _save_incoming(session: Session, message: InboundMessage, conversation: Conversation, awake: Awake) -> Message:
+    customer = conversation.customer_id
+    person = session.get_one(people.Customer, customer)
+    saved = Message(
+        id=new_id(),
+        conversation_id=conversation.id,
+        customer_id=customer,
+        context=conversation.context,
+        channel=message.channel,
+        direction="in",
+        role="customer",
+        kind=message.kind,
+        text=message.text,
+        provider_message_id=message.provider_message_id,
+        language=conversation.language,
+        consent=people.may_learn_from(person, message.channel, slack_learning=awake.settings.slack_learning),
+    )
+    session.add(saved)
+    session.flush()
+    events.record(
+        session,
+        "interaction.received",
+        context=conversation.context,
+        channel=message.channel,
+        conversation=conversation.id,
+        message=str(saved.id),
+        provider_message_id=message.provider_message_id,
+        kind=message.kind,
+    )
+    return saved
+
+
+def _save_reply(
+    session: Session,
+    turn: Turn,
+    conversation: Conversation,
+    generated: Generated,
+    route: Route | None,
+    found: Recalled,
+) -> Message:
+    reply, served = generated.reply, generated.served
+    asked = session.get_one(Message, turn.message_id)
+    answer = Message(
+        id=new_id(),
+        conversation_id=conversation.id,
+        customer_id=conversation.customer_id,
+        context=conversation.context,
+        channel=conversation.channel,
+        direction="out",
+        role="bot",
+        kind=turn.kind,
+        text=generated.text,
+        in_reply_to=turn.message_id,
+        language=turn.language,
+        consent=asked.consent,
+        version=_version(served),
+        adapter_version_id=served.id if served else None,
+        rollout_id=route.rollout_id if route else None,
+        arm=route.arm if route and served == route.version else None,
+        assignment_probability=route.probability if route and route.rollout_id else None,
+        memories=found.memories,
+        route={
+            "passages": found.passages,
+            "history": [list(pair) for pair in found.history],
+            "flags": list(generated.flags),
+            "failures": list(generated.failures),
+            "said": reply.text if reply and generated.flags else None,
+        },
+        latency_ms=reply.latency_ms if reply else None,
+        first_token_ms=reply.first_token_ms if reply else None,
+        prompt_tokens=reply.prompt_tokens if reply else None,
+        completion_tokens=reply.completion_tokens if reply else None,
+    )
+    session.add(answer)
+    session.flush()
+    return answer
+
+
+def _put_in_outbox(awake: Awake, session: Session, turn: Turn, conversation: Conversation, answer: Message) -> None:
+    """Every part is a row before anything is sent; buttons stand under the last one."""
+    parts = split_text(answer.text, awake.channel(conversation.channel).max_text)
+    rateable = answer.kind == "text" and awake.settings.feedback_buttons
+    buttons = [[feedback_button(str(answer.id), "up"), "👍"], [feedback_button(str(answer.id), "down"), "👎"]]
+    for number, part in enumerate(parts, 1):
+        payload: dict[str, Any] = {"address": conversation.address, "text": part}
+        if rateable and number == len(parts):
+            payload["buttons"] = buttons
+        session.execute(
+            insert(OutboxItem)
+            .values(
+                id=new_id(), message_id=answer.id, conversation_id=conversation.id, in_reply_to=answer.in_reply_to,
+                kind="answer", part=number, parts=len(parts), channel=conversation.channel, lane=conversation.lane,
+                payload=payload,
+            )
+            .on_conflict_do_nothing()
+        )  # fmt: skip
+
+
+def _ask_consent(awake: Awake, session: Session, turn: Turn, conversation: Conversation) -> None:
+    """With the first answer, never alone."""
+    session.execute(
+        update(people.Customer).where(people.Customer.id == turn.customer_id).values(consent_asked_at=now())
+    )
+    question = Message(
+        id=new_id(), conversation_id=conversation.id, customer_id=turn.customer_id, context=turn.context,
+        channel=conversation.channel, direction="out", role="bot", kind="consent",
+        text=people.CONSENT_QUESTION[turn.language], language=turn.language,
+    )  # fmt: skip
+    session.add(question)
+    session.flush()
+    session.add(
+        OutboxItem(
+            message_id=question.id, conversation_id=conversation.id, in_reply_to=turn.message_id, kind="consent",
+            channel=conversation.channel, lane=conversation.lane,
+            payload={"address": conversation.address, "text": question.text},
+        )
+    )  # fmt: skip
+
+
+def _count_assignment(session: Session, turn: Turn, route: Route, *, failed: bool) -> None:
+    statement = insert(Assignment).values(
+        rollout_id=route.rollout_id, customer_id=turn.customer_id, epoch=route.epoch, arm=route.arm,
+        probability=route.probability, stage=route.stage, served=1, failed=int(failed),
+    )  # fmt: skip
+    session.execute(
+        statement.on_conflict_do_update(
+            index_elements=["rollout_id", "customer_id", "epoch"],
+            set_={"served": Assignment.served + 1, "failed": Assignment.failed + int(failed)},
+        )
+    )
+
+
+def _permit_training(session: Session, conversation_id: uuid.UUID) -> None:
+    """A yes to the question counts for the conversation it was asked in."""
+    session.execute(update(Message).where(Message.conversation_id == conversation_id).values(consent=True))
+
+
+def _forbid_training(session: Session, customer_id: uuid.UUID) -> None:
+    session.execute(update(Message).where(Message.customer_id == customer_id).values(consent=False))
+
+
+def _is_our_thread(session: Session, lane: str) -> bool:
+    return session.scalar(select(Conversation.id).where(Conversation.lane == lane).limit(1)) is not None
+
+
+def _handled(event: InboundEvent, outcome: str) -> None:
+    event.handled_at, event.outcome, event.error = now(), outcome, None
+
+
+def _language(value: str | None) -> Language:
+    return "en" if value == "en" else "pt"
+
+
+def _version(served: Served | None) -> str | None:
+    if served is None:
+        return None
+    return "base" if served == BASE else served.name

@@ -1,0 +1,54 @@
+"""What the commands share: the database of the running system, printing, who is asking."""
+
+import getpass
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+from sqlalchemy.orm import Session
+
+from bot.wiring import need_database
+from core.db import get_engine, transaction
+from core.settings import Settings, get_settings
+
+as_json_option = click.option("--json", "as_json", is_flag=True, help="Print data for machines.")
+context_option = click.option("--context", default="customers", show_default=True, help="Which context.")
+
+
+@contextmanager
+def session() -> Iterator[Session]:
+    """A transaction on the running system's database."""
+    with transaction(get_engine(need_database(get_settings()), pool_size=2)) as opened:
+        yield opened
+
+
+def settings() -> Settings:
+    return get_settings()
+
+
+def whoami() -> str:
+    """The log-in name: the actor of the audit trail."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "unknown"
+
+
+def print_json(data: Any) -> None:
+    click.echo(json.dumps(data, ensure_ascii=False, default=str))
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, empty: str = "Nothing yet.") -> None:
+    if not rows:
+        click.echo(empty)
+        return
+    table = Table(box=None, pad_edge=False)
+    for column in columns:
+        table.add_column(column)
+    for row in rows:
+        table.add_row(*("–" if value is None else str(value) for value in row))
+    Console().print(table)

@@ -1,0 +1,156 @@
+"""sleep."""
+
+import time
+import uuid
+
+import click
+from sqlalchemy import select
+
+from bot import nights
+from bot.cli.common import as_json_option, context_option, print_json, print_table, session, settings, whoami
+from bot.wiring import need_redis
+from core import jobs
+from core.errors import NotFound, Unavailable
+from core.tables import ConsolidationRun, TrainingExample
+from integrations.redis.queue import connect, enqueue
+
+OVER = ("registered", "refused", "skipped", "failed")
+
+
+@click.group()
+def sleep() -> None:
+    """Nights: ask for one, follow it, look back."""
+
+
+@sleep.command()
+@context_option
+@click.option("--minimum", type=click.IntRange(1), default=None, help="Fewest new examples (SLEEP_MINIMUM_EXAMPLES).")
+@click.option("--strategy", default=None, help="naive, replay, mas or mas+replay (SLEEP_STRATEGY).")
+@click.option("--wait", is_flag=True, help="Follow it to its end; exit status 0 only if a version was registered.")
+@as_json_option
+def now(context: str, minimum: int | None, strategy: str | None, wait: bool, as_json: bool) -> None:
+    """Sleep at once, whatever the hour."""
+    with session() as db:
+        run_id = nights.request_now(db, context, settings(), requested_by=whoami(), minimum=minimum, strategy=strategy)
+    enqueue(connect(need_redis(settings())), jobs.CONSOLIDATE, str(run_id))
+    if not wait:
+        print_json({"run": str(run_id)}) if as_json else click.echo(f"asked for: {run_id} (npllm sleep status)")
+        return
+    facts = follow(run_id, quiet=as_json)
+    if as_json:
+        print_json(facts)
+    if facts["state"] != "registered":
+        raise SystemExit(2)
+
+
+@sleep.command()
+@context_option
+@as_json_option
+def status(context: str, as_json: bool) -> None:
+    """The night that waits or runs, else the last one."""
+    with session() as db:
+        run = db.scalar(
+            select(ConsolidationRun)
+            .where(ConsolidationRun.context == context)
+            .order_by(ConsolidationRun.created_at.desc())
+            .limit(1)
+        )
+        facts = describe(run) if run else None
+    if facts is None:
+        raise NotFound(f"'{context}' has not slept yet.", "npllm sleep now")
+    print_json(facts) if as_json else click.echo(sentence(facts))
+
+
+@sleep.command()
+@click.argument("run_id", required=False)
+@context_option
+@as_json_option
+def history(run_id: str | None, context: str, as_json: bool) -> None:
+    """Earlier nights; with an id, one night's funnel: what was considered, and why it was not learned."""
+    with session() as db:
+        if run_id is None:
+            query = select(ConsolidationRun).where(ConsolidationRun.context == context)
+            runs = [describe(run) for run in db.scalars(query.order_by(ConsolidationRun.created_at.desc()).limit(50))]
+        else:
+            run = db.get(ConsolidationRun, _uuid(run_id))
+            if run is None:
+                raise NotFound(f"There is no night '{run_id}'.", "npllm sleep history lists them.")
+            runs = [describe(run)]
+            examples = db.scalars(select(TrainingExample).where(TrainingExample.run_id == run.id)).all()
+            runs[0]["examples"] = [{"id": str(e.id), "split": e.split, "dropped": e.dropped} for e in examples]
+    if as_json:
+        print_json(runs if run_id is None else runs[0])
+    elif run_id is None:
+        rows = [
+            (
+                r["id"],
+                r["night"],
+                r["state"],
+                r["funnel"].get("learned"),
+                r["progress"].get("version"),
+                "; ".join(r["reasons"]),
+            )
+            for r in runs
+        ]
+        print_table(("id", "night", "state", "learned", "version", "reasons"), rows, empty="No night yet.")
+    else:
+        click.echo(sentence(runs[0]))
+        print_table(("step of the funnel", "answers"), list(runs[0]["funnel"].items()))
+
+
+def follow(run_id: uuid.UUID, *, quiet: bool = False, limit: float = 6 * 3600) -> dict:
+    """Wait for a night's end, telling each new stage.
+
+    Raises:
+        Unavailable: it did not end in time.
+    """
+    told, end = "", time.monotonic() + limit
+    while time.monotonic() < end:
+        with session() as db:
+            facts = describe(db.get_one(ConsolidationRun, run_id))
+        line = sentence(facts)
+        if line != told and not quiet:
+            click.echo(line)
+            told = line
+        if facts["state"] in OVER:
+            return facts
+        time.sleep(1.0)
+    raise Unavailable(f"Night {run_id} is still going after {limit:.0f} s.", "npllm sleep status follows it.")
+
+
+def describe(run: ConsolidationRun) -> dict:
+    return {
+        "id": str(run.id),
+        "context": run.context,
+        "night": str(run.night),
+        "state": run.state,
+        "stage": run.stage,
+        "strategy": run.strategy,
+        "progress": run.progress,
+        "funnel": run.funnel,
+        "reasons": run.reasons,
+        "started_at": run.started_at.isoformat() if run.started_at else None,
+        "ended_at": run.ended_at.isoformat() if run.ended_at else None,
+    }
+
+
+def sentence(facts: dict) -> str:
+    """One line a person understands."""
+    p = facts["progress"]
+    line = f"{facts['context']} {facts['night']}: {facts['state']}"
+    if facts["state"] == "running":
+        line += f", {p.get('stage', facts['stage'])}"
+        if p.get("step"):
+            line += f" step {p['step']}/{p['steps']}, loss {p['loss']}, {p.get('seconds_left', 0):.0f} s left"
+    if p.get("retention") is not None and facts["state"] in OVER:
+        line += f", gain {p['gain']:+.3f} nats, retention {p['retention']:.1%}"
+    if p.get("version"):
+        line += f", {p['version']}"
+    return line + (f" ({'; '.join(facts['reasons'])})" if facts["reasons"] else "")
+
+
+def _uuid(text: str) -> uuid.UUID:
+    try:
+        return uuid.UUID(text)
+    except ValueError:
+        raise NotFound(f"There is no night '{text}'.", "npllm sleep history lists them.") from None

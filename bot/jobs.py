@@ -1,0 +1,154 @@
+"""The awake queue's entry points. Each may run twice, or on two workers at once, without harm."""
+
+import logging
+from datetime import timedelta
+
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
+
+from bot import outbox, signals, web_channel
+from bot.chat import take_turn
+from bot.lanes import Lease, LeaseLost, lease
+from bot.wiring import Awake, get_awake
+from core.db import transaction
+from core.errors import NpllmError, Unavailable
+from core.messages import Inbound, InboundEdit, InboundMessage, InboundSignal, InboundStatus
+from core.tables import InboundEvent, now
+from integrations.meta import webhook as meta
+from integrations.redis.queue import ring
+from integrations.slack import webhook as slack
+from integrations.twilio import webhook as twilio
+
+log = logging.getLogger(__name__)
+
+MAX_ATTEMPTS = 10
+READERS = {"twilio": twilio.read, "meta": meta.read, "slack": slack.read, "web": web_channel.read}
+
+
+def answer(lane: str) -> None:
+    """Handle what waits on a lane, oldest first, and send what comes of it."""
+    _work(lane)
+
+
+def read_signals(lane: str) -> None:
+    """The same for a lane of signals: no model is asked."""
+    _work(lane)
+
+
+def send(lane: str) -> None:
+    """Send what the outbox holds for a lane and is due."""
+    awake = get_awake()
+    with lease(awake.engine, awake.heartbeat, lane) as held:
+        if held is not None:
+            outbox.deliver(awake, lane, held)
+
+
+def fill_annotations() -> None:
+    """Put answers that people disliked (and a sample of the others) before a reviewer."""
+    from bot.review.queue import fill
+
+    awake = get_awake()
+    with transaction(awake.engine) as session:
+        fill(session, awake.settings)
+
+
+def release_claims() -> None:
+    """Give items back whose reviewer went away."""
+    from bot.review.queue import release_expired
+
+    with transaction(get_awake().engine) as session:
+        release_expired(session)
+
+
+def guard_rollouts() -> None:
+    """Look at every running rollout's evidence, and act on it."""
+    from bot.rollouts import guard_all
+
+    guard_all(get_awake())
+
+
+def _work(lane: str) -> None:
+    awake = get_awake()
+    with lease(awake.engine, awake.heartbeat, lane) as held:
+        if held is None:
+            return
+        try:
+            while (event := _next(awake, lane)) is not None:
+                inbound = _handle(awake, event, held)
+                outbox.deliver(awake, lane, held)
+                awake.web.done(inbound)
+            outbox.deliver(awake, lane, held)
+        except LeaseLost as error:
+            log.warning("%s", error)
+            return
+    # Something may have been stored after the last look and before the release: its own bell found the lane taken.
+    if _next(awake, lane) is not None:
+        ring(awake.redis, [lane])
+
+
+def _next(awake: Awake, lane: str) -> InboundEvent | None:
+    """The lane's oldest unhandled event; None too while that one waits for its next try: order is kept."""
+    with transaction(awake.engine) as session:
+        event = session.scalar(
+            select(InboundEvent)
+            .where(InboundEvent.lane == lane, InboundEvent.handled_at.is_(None))
+            .order_by(InboundEvent.id)
+            .limit(1)
+        )
+    return event if event is not None and (event.not_before is None or event.not_before <= now()) else None
+
+
+def _handle(awake: Awake, event: InboundEvent, held: Lease) -> Inbound | None:
+    """One event of the ledger. What fails for a reason that may pass is tried again later, in its place."""
+    inbound = None
+    try:
+        inbound = READERS[event.source](event.kind, event.payload)
+        if isinstance(inbound, InboundMessage):
+            take_turn(awake, event.id, inbound, held)
+        else:
+            with transaction(awake.engine) as session:
+                held.fence(session)
+                _note(session, event, inbound)
+    except LeaseLost:
+        raise
+    except Exception as error:
+        log.exception("Event %s could not be handled", event.id)
+        _try_again(awake, event, error)
+        if isinstance(error, Unavailable):
+            raise
+    return inbound
+
+
+def _note(session: Session, event: InboundEvent, inbound: Inbound | None) -> None:
+    """Everything that is no message: it is written down, never answered."""
+    outcome = "ignored"
+    if isinstance(inbound, InboundSignal):
+        feedback = signals.record_signal(session, inbound, event.lane)
+        outcome = "no answer it could be about" if feedback is None else f"feedback:{feedback.id}"
+    elif isinstance(inbound, InboundStatus):
+        outbox.record_status(session, inbound)
+        outcome = f"status:{inbound.delivery}"
+    elif isinstance(inbound, InboundEdit):
+        signals.record_edit(session, inbound)
+        outcome = "deleted" if inbound.text is None else "edited"
+    session.execute(
+        update(InboundEvent).where(InboundEvent.id == event.id).values(handled_at=now(), outcome=outcome, error=None)
+    )
+
+
+def _try_again(awake: Awake, event: InboundEvent, error: Exception) -> None:
+    attempts = event.attempts + 1
+    given_up = attempts >= MAX_ATTEMPTS and not isinstance(error, Unavailable)
+    reason = error.message if isinstance(error, NpllmError) else f"{type(error).__name__}: {error}"[:500]
+    with transaction(awake.engine) as session:
+        session.execute(
+            update(InboundEvent)
+            .where(InboundEvent.id == event.id, InboundEvent.handled_at.is_(None))
+            .values(
+                attempts=attempts,
+                error=reason,
+                not_before=now() + timedelta(seconds=min(60, 2**attempts)),
+                handled_at=now() if given_up else None,
+                outcome="given up" if given_up else event.outcome,
+            )
+        )

@@ -1,0 +1,92 @@
+"""Who may look at /review and /ops: a local log-in with the operator's password.
+
+The reviewer's name goes into the signed cookie and onto every annotation. Without OPERATOR_PASSWORD the pages
+are closed.
+"""
+
+import hmac
+import re
+from typing import Annotated
+
+from fastapi import APIRouter, Form, Request
+from fastapi.responses import HTMLResponse, RedirectResponse, Response
+from itsdangerous import BadSignature, URLSafeTimedSerializer
+
+from bot.hooks import closed
+from bot.pages import page
+from core.errors import NotAllowed
+from core.settings import Settings
+
+COOKIE = "npllm_operator"
+LASTS = 12 * 3600  # seconds
+_NAME = re.compile(r"[\w .@-]{1,60}")
+
+
+class LogInFirst(Exception):
+    """Rendered as a redirect to the log-in page."""
+
+    def __init__(self, target: str) -> None:
+        self.target = target
+
+
+class Login:
+    """Checks cookies; hands out the routes of the log-in page."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.password = settings.operator_password
+        secret = settings.session_secret
+        self.signer = URLSafeTimedSerializer(secret.get_secret_value(), salt="operator") if secret else None
+
+    def require(self, request: Request) -> str:
+        """The name of who is logged in.
+
+        Raises:
+            DoorClosed: no password or session secret is set.
+            LogInFirst: nobody is.
+        """
+        if self.signer is None or self.password is None:
+            raise closed("operator's", "OPERATOR_PASSWORD and SESSION_SECRET")
+        try:
+            return str(self.signer.loads(request.cookies.get(COOKIE, ""), max_age=LASTS))
+        except BadSignature:
+            raise LogInFirst(request.url.path) from None
+
+    def require_form(self, request: Request) -> str:
+        """The same for a form: it must come from our own page (browsers send Origin with every POST)."""
+        name = self.require(request)
+        origin = request.headers.get("origin")
+        if origin is not None and origin.split("://", 1)[-1] != request.headers.get("host"):
+            raise NotAllowed("This form was sent from another site.", "Open the page itself and send it there.")
+        return name
+
+    def routes(self) -> APIRouter:
+        router = APIRouter(include_in_schema=False)
+
+        @router.get("/login")
+        def form(request: Request, next: str = "/ops") -> HTMLResponse:
+            return page(request, "login.html", next=_local(next), wrong=False)
+
+        @router.post("/login")
+        def log_in(
+            request: Request,
+            name: Annotated[str, Form()],
+            password: Annotated[str, Form()],
+            next: Annotated[str, Form()] = "/ops",
+        ) -> Response:
+            if self.signer is None or self.password is None:
+                raise closed("operator's", "OPERATOR_PASSWORD and SESSION_SECRET")
+            right = hmac.compare_digest(password.encode(), self.password.get_secret_value().encode())
+            if not right or not _NAME.fullmatch(name.strip()):
+                return page(request, "login.html", status=401, next=_local(next), wrong=True)
+            response = RedirectResponse(_local(next), status_code=303)
+            response.set_cookie(
+                COOKIE, str(self.signer.dumps(name.strip())), max_age=LASTS, httponly=True, samesite="strict"
+            )
+            return response
+
+        return router
+
+
+def _local(target: str) -> str:
+    """Only paths of ours: a log-in page must not send people elsewhere."""
+    return target if re.fullmatch(r"/[\w/.-]*", target) and not target.startswith("//") else "/ops"

@@ -1,0 +1,107 @@
+"""What /ops shows, as plain data."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import select, text
+from sqlalchemy.orm import Session
+
+from bot import rollouts
+from core import registry
+from core.rollouts import HARM_HOLD, HARM_ROLLBACK, PROMOTE, Decision, Plan
+from core.tables import AdapterVersion, ConsolidationRun, Context, Rollout, RolloutEvent
+
+_TRAFFIC = text("""
+    SELECT coalesce(m.version, 'fixed') AS version, count(*) AS replies,
+           count(DISTINCT m.customer_id) AS people,
+           percentile_cont(0.5) WITHIN GROUP (ORDER BY m.latency_ms) AS p50,
+           percentile_cont(0.95) WITHIN GROUP (ORDER BY m.latency_ms) AS p95,
+           avg((jsonb_array_length(coalesce(m.route -> 'failures', '[]'::jsonb)) > 0)::int) AS errors,
+           avg((jsonb_array_length(coalesce(m.route -> 'flags', '[]'::jsonb)) > 0)::int) AS guarded,
+           avg(f.value) AS satisfaction, count(f.value) AS ratings
+    FROM npllm.messages m
+    LEFT JOIN npllm.feedback f ON f.message_id = m.id AND f.superseded_at IS NULL
+    WHERE m.context = :context AND m.direction = 'out' AND m.kind = 'text'
+      AND m.created_at > now() - interval '24 hours'
+    GROUP BY 1 ORDER BY 2 DESC
+""")
+_WAITING = text("""
+    SELECT (SELECT count(*) FROM npllm.inbound_events WHERE handled_at IS NULL) AS events,
+           (SELECT count(*) FROM npllm.outbox WHERE state IN ('pending', 'sending', 'unknown')) AS outgoing,
+           (SELECT count(*) FROM npllm.outbox
+            WHERE state = 'failed' AND created_at > now() - interval '1 day') AS failed,
+           (SELECT count(*) FROM npllm.annotation_items WHERE state = 'open') AS review
+""")
+
+
+@dataclass(frozen=True)
+class RolloutView:
+    """A rollout with its evidence now and its audit trail."""
+
+    rollout: Rollout
+    version: str
+    against: str
+    plan: Plan
+    decision: Decision
+    trail: list[RolloutEvent]
+
+    @property
+    def bars(self) -> list[dict[str, Any]]:
+        """Evidence on a log scale from 1 to its limit, as shares for a bar."""
+        from math import log
+
+        def share(value: float, limit: float) -> float:
+            return max(0.0, min(1.0, log(max(value, 1.0)) / log(limit)))
+
+        figures = self.decision.figures
+        return [
+            {"name": "harm", "value": figures["harm"], "share": share(figures["harm"], HARM_ROLLBACK),
+             "mark": share(HARM_HOLD, HARM_ROLLBACK), "limit": HARM_ROLLBACK, "kind": "bad"},
+            {"name": "no_worse", "value": figures["no_worse"], "share": share(figures["no_worse"], PROMOTE),
+             "mark": 1.0, "limit": PROMOTE, "kind": "good"},
+        ]  # fmt: skip
+
+
+def overview(session: Session) -> dict[str, Any]:
+    """Every context's traffic, champion, rollout and last nights; and what waits."""
+    contexts = []
+    for context in session.scalars(select(Context).order_by(Context.name)):
+        champion = registry.champion(session, context.name)
+        contexts.append(
+            {
+                "name": context.name,
+                "champion": champion.name if champion else "base",
+                "traffic": [dict(row) for row in session.execute(_TRAFFIC, {"context": context.name}).mappings()],
+                "rollout": rollout_view(session, context.name),
+                "nights": list(
+                    session.scalars(
+                        select(ConsolidationRun)
+                        .where(ConsolidationRun.context == context.name)
+                        .order_by(ConsolidationRun.created_at.desc())
+                        .limit(5)
+                    )
+                ),
+            }
+        )
+    return {"contexts": contexts, "waiting": dict(session.execute(_WAITING).mappings().one())}
+
+
+def rollout_view(session: Session, context: str) -> RolloutView | None:
+    """The context's active rollout, or its last one."""
+    rollout = session.scalar(
+        select(Rollout).where(Rollout.context == context).order_by(Rollout.started_at.desc()).limit(1)
+    )
+    if rollout is None:
+        return None
+    against = session.get(AdapterVersion, rollout.against_id) if rollout.against_id else None
+    trail = session.scalars(
+        select(RolloutEvent).where(RolloutEvent.rollout_id == rollout.id).order_by(RolloutEvent.id.desc()).limit(20)
+    )
+    return RolloutView(
+        rollout=rollout,
+        version=session.get_one(AdapterVersion, rollout.version_id).name,
+        against=against.name if against else "base",
+        plan=Plan.from_json(rollout.plan),
+        decision=rollouts.look(session, rollout),
+        trail=list(trail),
+    )

@@ -1,0 +1,131 @@
+"""Who speaks, in which conversation, and what they allowed."""
+
+import uuid
+from datetime import timedelta
+
+from sqlalchemy import ColumnElement, or_, select, tuple_, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from core.messages import InboundMessage, Person
+from core.prompts import Language
+from core.tables import Conversation, Customer, CustomerIdentity, now
+from core.text import words
+
+# Words that are the whole message. Any other sentence with them in it is a question for the bot.
+OPT_OUT = frozenset({"parar", "sair", "stop", "cancelar inscricao", "descadastrar", "unsubscribe"})
+OPT_IN = frozenset({"voltar", "start", "iniciar"})
+NO_TRAINING = frozenset({"nao treinar", "nao aprender", "do not train", "dont train", "no training"})
+YES = frozenset({"sim", "aceito", "concordo", "pode", "pode sim", "sim pode", "claro", "yes", "i agree", "agree", "ok"})
+NO = frozenset({"nao", "nao aceito", "nao quero", "no", "nao obrigado", "nao obrigada"})
+
+
+def identify(session: Session, person: Person, context: str) -> Customer:
+    """The customer behind any of the person's identifiers; a new one where none is known yet.
+
+    A phone without the other ids, and later the other ids with that phone, are one person: new identifiers are
+    added to whoever already has one of them.
+    """
+    keys = [(identifier.kind, identifier.scope, identifier.value) for identifier in person.identifiers]
+    column = tuple_(CustomerIdentity.kind, CustomerIdentity.scope, CustomerIdentity.value)
+    found = select(Customer).join(CustomerIdentity).where(column.in_(keys)).order_by(Customer.created_at).limit(1)
+    customer = session.scalar(found)
+    if customer is None:
+        customer = Customer(context=context, name=person.name)
+        session.add(customer)
+        session.flush()
+    if person.name and customer.name != person.name:
+        customer.name = person.name
+    rows = [
+        {"id": uuid.uuid4(), "customer_id": customer.id, "kind": kind, "scope": scope, "value": value}
+        for kind, scope, value in keys
+    ]
+    session.execute(insert(CustomerIdentity).values(rows).on_conflict_do_nothing())
+    owner = session.scalar(found)
+    if owner is not None and owner.id != customer.id:
+        # Another worker met this person at the same moment, on another lane: theirs stands.
+        session.delete(customer)
+        session.flush()
+        return owner
+    return customer
+
+
+def conversation_of(
+    session: Session, message: InboundMessage, customer: Customer, lane: str, *, idle_hours: float
+) -> Conversation:
+    """The lane's conversation, or a new one after `idle_hours` of silence."""
+    latest = session.scalar(
+        select(Conversation).where(Conversation.lane == lane).order_by(Conversation.last_message_at.desc()).limit(1)
+    )
+    if latest is not None and now() - latest.last_message_at < timedelta(hours=idle_hours):
+        latest.last_message_at = now()
+        latest.address = message.address
+        return latest
+    conversation = Conversation(
+        context=message.context, customer_id=customer.id, channel=message.channel, lane=lane, address=message.address
+    )
+    session.add(conversation)
+    session.flush()
+    return conversation
+
+
+def opt_words(text: str) -> str | None:
+    """'out', 'in', 'no_training' for a message that is nothing but such a word; else None."""
+    said = " ".join(words(text))
+    if said in OPT_OUT:
+        return "out"
+    if said in OPT_IN:
+        return "in"
+    return "no_training" if said in NO_TRAINING else None
+
+
+def consent_answer(customer: Customer, text: str) -> bool | None:
+    """Yes or no, where the consent question was asked within a day and this message is nothing but its answer."""
+    asked = customer.consent_asked_at
+    if customer.consent != "unknown" or asked is None or now() - asked > timedelta(days=1):
+        return None
+    said = " ".join(words(text))
+    return True if said in YES else False if said in NO else None
+
+
+def set_consent(session: Session, customer_id: uuid.UUID, granted: bool) -> None:
+    consent = "granted" if granted else "denied"
+    session.execute(update(Customer).where(Customer.id == customer_id).values(consent=consent, consent_at=now()))
+
+
+def may_learn_from(customer: Customer, channel: str, *, slack_learning: bool) -> bool:
+    """Whether a message stored now may reach training. Slack's people are covered by the operator's setting."""
+    if customer.opted_out_at is not None:
+        return False
+    return slack_learning if channel == "slack" else customer.consent == "granted"
+
+
+def should_ask_consent(customer: Customer, channel: str) -> bool:
+    return channel != "slack" and customer.consent == "unknown" and customer.consent_asked_at is None
+
+
+def customers_of(session: Session, value: str) -> list[Customer]:
+    """Everybody with this id, phone, or other identifier: for `npllm privacy`."""
+    by_identity = select(CustomerIdentity.customer_id).where(CustomerIdentity.value == value)
+    known: ColumnElement[bool] = Customer.id.in_(by_identity)
+    try:
+        known = or_(known, Customer.id == uuid.UUID(value))
+    except ValueError:
+        pass
+    return list(session.scalars(select(Customer).where(known)))
+
+
+CONSENT_QUESTION: dict[Language, str] = {
+    "pt": "Posso aprender com esta conversa para atender melhor? Seus dados pessoais ficam de fora. "
+    "Responda SIM ou NÃO; se mudar de ideia, escreva NÃO TREINAR.",
+    "en": "May I learn from this conversation to serve better? Your personal data stays out. "
+    "Answer YES or NO; if you change your mind, write DO NOT TRAIN.",
+}
+THANKS_FOR_CONSENT: dict[Language, str] = {
+    "pt": "Obrigada! Vou aprender com esta conversa.",
+    "en": "Thank you! I will learn from this conversation.",
+}
+NO_CONSENT: dict[Language, str] = {
+    "pt": "Tudo bem, não vou aprender com esta conversa. Posso ajudar em algo?",
+    "en": "All right, I will not learn from this conversation. Can I help you with something?",
+}

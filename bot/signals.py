@@ -1,0 +1,204 @@
+"""What people do with an answer: reactions, buttons, stars, words, comments.
+
+`feedback` is append-only; per person and answer one row is current. A reaction to a message whose id is not known
+yet is kept as an orphan and resolved when it is.
+"""
+
+import uuid
+from datetime import datetime, timedelta
+
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
+
+from bot import people
+from core import events
+from core.messages import InboundEdit, InboundSignal
+from core.reactions import Rating, emoji_rating, slack_rating, stars_rating, text_rating, word_rating
+from core.tables import Assignment, Conversation, Customer, Feedback, Message, OutboxItem, now
+
+UNQUOTED_MINUTES = 30  # how long after an answer a bare emoji is taken to mean it
+UNQUOTED_CONFIDENCE = 0.6
+ORPHAN_HOURS = 24
+
+
+def record_signal(session: Session, signal: InboundSignal, lane: str) -> Feedback | None:
+    """Store one signal, make it the current vote, and let it vote in a running rollout.
+
+    Returns the row; None where there is nothing it can be about.
+    """
+    context = "employees" if signal.channel == "slack" else "customers"
+    customer = people.identify(session, signal.person, context)
+    answer = _answer_of(session, signal, customer, lane)
+    rating = _rating(signal)
+    feedback = Feedback(
+        message_id=answer.id if answer else None,
+        customer_id=customer.id,
+        channel=signal.channel,
+        target=signal.target,
+        signal=signal.signal,
+        op=signal.op,
+        raw=signal.raw[:200],
+        polarity=rating.polarity,
+        value=rating.value,
+        comment=signal.comment,
+        confidence=1.0 if signal.target or signal.answer_id else UNQUOTED_CONFIDENCE,
+        given_at=signal.given_at or now(),
+    )
+    if answer is None:
+        if signal.target is None:
+            return None  # a bare emoji with no recent answer says nothing about any
+        session.add(feedback)  # an orphan: our message's id may be stored a moment later
+        return feedback
+    _make_current(session, feedback)
+    _announce(session, feedback, answer)
+    return feedback
+
+
+def resolve_orphans(session: Session, channel: str, target: str) -> int:
+    """Give orphans their answer once its provider id is known; returns how many."""
+    orphans = session.scalars(
+        select(Feedback)
+        .where(
+            Feedback.message_id.is_(None), Feedback.channel == channel, Feedback.target == target,
+            Feedback.created_at > now() - timedelta(hours=ORPHAN_HOURS),
+        )
+        .order_by(Feedback.given_at, Feedback.id)
+    ).all()  # fmt: skip
+    answer = _by_provider_id(session, channel, target)
+    if answer is None:
+        return 0
+    for orphan in orphans:
+        orphan.message_id = answer.id
+        orphan.superseded_at = now()  # for the flush; the latest of them becomes current again
+        session.flush()
+        orphan.superseded_at = None
+        _make_current(session, orphan)
+        _announce(session, orphan, answer)
+    return len(orphans)
+
+
+def record_edit(session: Session, edit: InboundEdit) -> None:
+    """The person changed or took back a message: the revision is kept, nothing is answered again."""
+    message = session.scalar(
+        select(Message).where(
+            Message.channel == edit.channel, Message.provider_message_id == edit.provider_message_id,
+            Message.direction == "in",
+        )
+    )  # fmt: skip
+    if message is None:
+        return
+    if edit.text is None:
+        message.deleted_at, message.text, message.consent = now(), "", False
+    else:
+        message.edited_at, message.text = now(), edit.text
+
+
+def _rating(signal: InboundSignal) -> Rating:
+    if signal.op == "remove":
+        return Rating("neutral", None, signal.signal)
+    if signal.channel == "slack" and signal.signal == "reaction" and not signal.answer_id:
+        return text_rating(signal.raw) or slack_rating(signal.raw)
+    if signal.signal == "stars":
+        digits = "".join(c for c in signal.raw if c.isdigit())
+        return text_rating(signal.raw) or stars_rating(int(digits[:1] or 3))
+    if signal.signal == "flag":
+        return Rating("negative", 0.0, "flag")
+    return text_rating(signal.raw) or word_rating(signal.raw) or emoji_rating(signal.raw)
+
+
+def _answer_of(session: Session, signal: InboundSignal, customer: Customer, lane: str) -> Message | None:
+    """The answer a signal is about: by our id on a button, by the vendor's id of any part, else the last one."""
+    if signal.answer_id:
+        try:
+            message = session.get(Message, uuid.UUID(signal.answer_id))
+        except ValueError:
+            return None
+        return message if message is not None and message.direction == "out" else None
+    if signal.target:
+        return _by_provider_id(session, signal.channel, signal.target)
+    recent = now() - timedelta(minutes=UNQUOTED_MINUTES)
+    conversation = select(Conversation.id).where(Conversation.lane == lane.removeprefix("signals/"))
+    return session.scalar(
+        select(Message)
+        .where(
+            Message.conversation_id.in_(conversation), Message.direction == "out", Message.kind == "text",
+            Message.created_at > recent, Message.customer_id == customer.id,
+        )
+        .order_by(Message.id.desc())
+        .limit(1)
+    )  # fmt: skip
+
+
+def _by_provider_id(session: Session, channel: str, provider_id: str) -> Message | None:
+    row = session.scalar(
+        select(OutboxItem).where(OutboxItem.channel == channel, OutboxItem.provider_message_id == provider_id)
+    )
+    return session.get(Message, row.message_id) if row else None
+
+
+def _make_current(session: Session, feedback: Feedback) -> None:
+    """One current vote per person and answer. An older signal that arrives late does not replace a newer one."""
+    current = session.scalar(
+        select(Feedback)
+        .where(
+            Feedback.message_id == feedback.message_id, Feedback.customer_id == feedback.customer_id,
+            Feedback.superseded_at.is_(None), Feedback.id != feedback.id,
+        )
+        .with_for_update()
+    )  # fmt: skip
+    if current is None:
+        session.add(feedback)
+        session.flush()
+        return
+    stale = feedback.given_at < current.given_at
+    other_reaction = (
+        feedback.op == "remove" and current.signal == "reaction" and current.raw != feedback.raw and feedback.raw
+    )
+    if stale or other_reaction:
+        feedback.superseded_at = now()
+        session.add(feedback)
+        session.flush()
+        return
+    if feedback.op == "add" and current.value is not None:
+        feedback.op = "replace"
+    session.execute(update(Feedback).where(Feedback.id == current.id).values(superseded_at=now()))
+    session.add(feedback)
+    session.flush()
+
+
+def _announce(session: Session, feedback: Feedback, answer: Message) -> None:
+    events.record(
+        session,
+        "feedback.recorded",
+        context=answer.context,
+        channel=feedback.channel,
+        conversation=answer.conversation_id,
+        message=str(answer.id),
+        provider_message_id=feedback.target or answer.provider_message_id,
+        polarity=feedback.polarity,
+        op=feedback.op,
+        signal=feedback.signal,
+        raw=feedback.raw,
+        version=answer.version,
+    )
+    if feedback.superseded_at is None and feedback.value is not None and answer.rollout_id is not None:
+        _vote(session, answer, feedback.customer_id, feedback.value, feedback.given_at)
+
+
+def _vote(session: Session, answer: Message, customer_id: uuid.UUID, value: float, at: datetime) -> None:
+    """The first rating of a unit is its vote; later ones are kept as feedback and do not vote.
+
+    The unit is the person's latest assignment in the rollout at the time of the answer, in the answer's arm.
+    """
+    unit = session.scalar(
+        select(Assignment)
+        .where(
+            Assignment.rollout_id == answer.rollout_id, Assignment.customer_id == customer_id,
+            Assignment.arm == answer.arm, Assignment.assigned_at <= answer.created_at + timedelta(seconds=5),
+        )
+        .order_by(Assignment.assigned_at.desc())
+        .limit(1)
+        .with_for_update()
+    )  # fmt: skip
+    if unit is not None and unit.vote is None:
+        unit.vote, unit.voted_at, unit.vote_message_id = value, now(), answer.id

@@ -1,0 +1,152 @@
+"""What an awake process is made of, put together once per process."""
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Protocol
+
+import redis
+from sqlalchemy import Engine
+
+from bot.lanes import Heartbeat
+from bot.models import Models
+from bot.router import Router
+from bot.web_channel import WebClient
+from core.db import get_engine
+from core.errors import DoorClosed, SettingError
+from core.messages import Outgoing
+from core.redact import Redactor
+from core.settings import EMBEDDED, Settings, get_settings
+from integrations.langsmith.tracing import Tracer
+from integrations.openai.embeddings import Embeddings
+from integrations.redis.queue import connect
+from integrations.supabase import artifact_store
+
+EMBEDDED_EMBEDDER = "minilm-pt"
+
+
+class ChannelClient(Protocol):
+    """What every channel can do."""
+
+    max_text: int
+    supports_lookup: bool
+
+    def send(self, outgoing: Outgoing) -> str: ...
+
+    def lookup(self, outgoing: Outgoing, since: Any) -> str | None: ...
+
+
+@dataclass
+class Awake:
+    """The parts a turn needs."""
+
+    settings: Settings
+    engine: Engine
+    redis: redis.Redis
+    heartbeat: Heartbeat
+    router: Router
+    models: Models
+    embeddings: Embeddings | None
+    web: WebClient
+    tracer: Tracer
+    channels: dict[str, ChannelClient]
+
+    def channel(self, name: str) -> ChannelClient:
+        """Raises:
+        DoorClosed: its secrets are not set.
+        """
+        try:
+            return self.channels[name]
+        except KeyError:
+            raise DoorClosed(f"The channel '{name}' is closed.", "Set its secrets: npllm doctor lists them.") from None
+
+
+@cache
+def get_awake() -> Awake:
+    return build(get_settings())
+
+
+def build(settings: Settings) -> Awake:
+    """Raises:
+    SettingError: there is no database or no Redis to work with.
+    """
+    engine = get_engine(need_database(settings), pool_size=max(4, settings.awake_threads // 2))
+    client = connect(need_redis(settings))
+    store = artifact_store(settings)
+    return Awake(
+        settings=settings,
+        engine=engine,
+        redis=client,
+        heartbeat=Heartbeat(engine, settings.lease_seconds),
+        router=Router(engine, settings.timezone),
+        models=Models(settings, engine, store),
+        embeddings=embeddings(settings),
+        web=(web := WebClient(client)),
+        tracer=Tracer(
+            key=settings.langsmith_api_key.get_secret_value() if settings.langsmith_api_key else None,
+            endpoint=settings.langsmith_endpoint,
+            project=settings.langsmith_project,
+            redact=lambda text: Redactor(keep=[settings.assistant_name, settings.business_name])(text),
+        ),
+        channels={"web": web, **vendor_clients(settings)},
+    )
+
+
+def vendor_clients(settings: Settings) -> dict[str, ChannelClient]:
+    """A client for every channel whose secrets are set."""
+    clients: dict[str, ChannelClient] = {}
+    if settings.twilio_open:
+        from integrations.twilio.client import TwilioClient
+
+        assert settings.twilio_account_sid and settings.twilio_auth_token and settings.twilio_whatsapp_from
+        public = settings.public_base_url
+        clients["twilio"] = TwilioClient(
+            account_sid=settings.twilio_account_sid,
+            auth_token=settings.twilio_auth_token.get_secret_value(),
+            sender=settings.twilio_whatsapp_from,
+            base_url=settings.twilio_api_base_url,
+            status_url=f"{public}/hooks/twilio/status" if public else None,
+        )
+    if settings.meta_open:
+        from integrations.meta.client import MetaClient
+
+        assert settings.meta_access_token and settings.meta_phone_number_id
+        clients["meta"] = MetaClient(
+            access_token=settings.meta_access_token.get_secret_value(),
+            phone_number_id=settings.meta_phone_number_id,
+            base_url=settings.meta_graph_base_url,
+            version=settings.meta_graph_version,
+        )
+    if settings.slack_open:
+        from integrations.slack.client import SlackClient
+
+        assert settings.slack_bot_token
+        clients["slack"] = SlackClient(
+            bot_token=settings.slack_bot_token.get_secret_value(), base_url=settings.slack_api_base_url
+        )
+    return clients
+
+
+def embeddings(settings: Settings) -> Embeddings | None:
+    """Our own model server's vectors, or OpenAI's where EMBEDDING_MODEL says `openai:NAME`."""
+    name = settings.embedding_model
+    if name.startswith("openai:"):
+        key = settings.openai_api_key
+        return Embeddings(
+            url=settings.openai_base_url, key=key.get_secret_value() if key else None,
+            model=name.removeprefix("openai:"), name=name,
+        )  # fmt: skip
+    key = settings.local_model_key
+    name = EMBEDDED_EMBEDDER if name == EMBEDDED else name
+    return Embeddings(url=settings.local_model_url, key=key.get_secret_value() if key else None, model=name, name=name)
+
+
+def need_database(settings: Settings) -> str:
+    if not settings.database_url:
+        raise SettingError("There is no database.", "Start `npllm up`, or set DATABASE_URL.")
+    return settings.database_url
+
+
+def need_redis(settings: Settings) -> str:
+    if not settings.redis_url:
+        raise SettingError("There is no Redis.", "Start `npllm up`, or set REDIS_URL.")
+    return settings.redis_url

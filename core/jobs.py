@@ -1,0 +1,32 @@
+"""The only list that names both halves: every job, where its code is, which worker runs it.
+
+Jobs are named by dotted path, so that enqueueing one imports nothing of the other half. They carry ids, never
+payloads, and every one of them can run twice without harm: Redis is a doorbell, Postgres is the ledger.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Queue = Literal["awake", "asleep"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """`timeout` in seconds: after it RQ ends the job, and the ledger's lease gives the work to the next."""
+
+    path: str
+    queue: Queue
+    timeout: int
+
+
+ANSWER = Job("bot.jobs.answer", "awake", 120)
+SEND = Job("bot.jobs.send", "awake", 120)
+READ_SIGNALS = Job("bot.jobs.read_signals", "awake", 60)
+FILL_ANNOTATIONS = Job("bot.jobs.fill_annotations", "awake", 60)
+RELEASE_CLAIMS = Job("bot.jobs.release_claims", "awake", 30)
+GUARD_ROLLOUTS = Job("bot.jobs.guard_rollouts", "awake", 60)
+CONSOLIDATE = Job("learning.jobs.consolidate", "asleep", 6 * 3600)
+
+ALL = (ANSWER, SEND, READ_SIGNALS, FILL_ANNOTATIONS, RELEASE_CLAIMS, GUARD_ROLLOUTS, CONSOLIDATE)
+
+BELL = "npllm:bell"  # a Redis list of lanes with something waiting

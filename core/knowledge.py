@@ -1,0 +1,353 @@
+"""What answers may be taken from: passages of a context, put in, kept up to date, and found again.
+
+Search takes two lists and adds their scores. Letters (`core/lexical.py`) find the words of the question; vectors find
+other words for the same thing. For every passage that either of them proposes both scores are known, so nothing
+depends on ranks: mixing ranks lets a poor list pull a good one down. The weight and the floors were chosen on held-out
+questions (docs/log.md); `npllm bench retrieval` measures them on others.
+
+Whoever changes passages does it through this module: a change takes a lock per context and stamps its rows with the
+clock, and by that stamp each process notices what its letter index has not read yet.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from core import vectors
+from core.errors import BadInput, NotFound, TooLarge
+from core.letters import index_of
+from core.passages import MAX_WORDS, indexed_text, passages_of
+from core.tables import new_id
+
+MAX_DOCUMENT = 1_000_000  # characters in one `add`
+CANDIDATES = 50  # passages that each of the two lists proposes
+
+# Score = cosine + LEXICAL_WEIGHT x lexical score (0 to 1), or the lexical score alone where there is no vector.
+LEXICAL_WEIGHT = 1.0
+# Below these a passage has nothing to do with the question.
+FLOOR = 0.45
+FLOOR_LEXICAL = 0.15
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A passage as it is stored."""
+
+    id: UUID
+    context: str
+    language: str
+    title: str
+    text: str
+    source: str
+    updated_at: datetime
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A passage that was found.
+
+    Attributes:
+        score: what hits are ordered by; above the floor everywhere.
+        lexical: how much of the question's letters stand in it, 0 to 1.
+        cosine: of the question's vector and its own; None without vectors.
+    """
+
+    id: UUID
+    title: str
+    text: str
+    language: str
+    score: float
+    lexical: float
+    cosine: float | None
+
+
+# Putting in --------------------------------------------------------------------------------------------------------
+
+
+def add(session: Session, *, context: str, language: str, text: str, title: str = "", source: str = "") -> list[UUID]:
+    """Add a document; it is cut into passages that share its title and source.
+
+    A passage that the context already has is not added again, one that was removed comes back; both keep their id.
+
+    Returns:
+        The passages' ids, in the order of the document.
+
+    Raises:
+        NotFound: there is no such context.
+        BadInput, TooLarge: there is no text, or too much of it.
+    """
+    if len(text) > MAX_DOCUMENT:
+        raise TooLarge(
+            f"The document has {len(text)} characters, at most {MAX_DOCUMENT} are taken.", "Add it in parts."
+        )
+    title = _cleaned(title)
+    parts = passages_of(_cleaned(text))
+    if not parts:
+        raise BadInput("There is no text to add.", "Give the passage's text.")
+    _lock(session, context)
+    return [_insert(session, context, language, title, part, source) for part in parts]
+
+
+def _insert(session: Session, context: str, language: str, title: str, part: str, source: str) -> UUID:
+    try:
+        with session.begin_nested():
+            found: UUID = session.execute(
+                _INSERT,
+                {
+                    "id": new_id(),
+                    "context": context,
+                    "language": language,
+                    "title": title,
+                    "text": part,
+                    "source": source,
+                    "sha256": _sha256(language, title, part),
+                },
+            ).scalar_one()
+            return found
+    except IntegrityError as error:
+        raise NotFound(f"There is no context '{context}'.", "See `npllm doctor` for the contexts there are.") from error
+
+
+_INSERT = text(
+    """
+    INSERT INTO npllm.knowledge (id, context, language, title, text, source, sha256, active, created_at, updated_at)
+    VALUES (:id, :context, :language, :title, :text, :source, :sha256, true, clock_timestamp(), clock_timestamp())
+    ON CONFLICT (context, sha256) DO UPDATE SET
+        source = excluded.source,
+        updated_at = CASE WHEN knowledge.active THEN knowledge.updated_at ELSE excluded.updated_at END,
+        active = true
+    RETURNING id
+    """
+)
+
+
+def update(session: Session, id: UUID, *, text: str, title: str | None = None) -> None:
+    """Give a passage another text; its vectors are dropped until it is embedded again (`reembed`).
+
+    Raises:
+        NotFound: there is no such passage, or it was removed.
+        BadInput: no text, more than a passage holds, or another passage of the context says the same.
+    """
+    found = _get(session, id)
+    parts = passages_of(_cleaned(text))
+    if len(parts) != 1:
+        raise BadInput(
+            f"A passage holds 1 to {MAX_WORDS} words in one paragraph, this text makes {len(parts)} passages.",
+            "Remove the passage and add the text anew.",
+        )
+    title = found.title if title is None else _cleaned(title)
+    _lock(session, found.context)
+    try:
+        with session.begin_nested():
+            session.execute(
+                _sql(
+                    "UPDATE npllm.knowledge SET title = :title, text = :text, sha256 = :sha256,"
+                    " updated_at = clock_timestamp() WHERE id = :id"
+                ),
+                {"id": id, "title": title, "text": parts[0], "sha256": _sha256(found.language, title, parts[0])},
+            )
+    except IntegrityError as error:
+        raise BadInput("Another passage of this context says exactly this.", "Remove this one instead.") from error
+    vectors.drop(session, id)
+
+
+def remove(session: Session, id: UUID) -> None:
+    """Take a passage out of every answer from now on. Its text stays, for the messages that were answered from it.
+
+    Raises:
+        NotFound: there is no such passage, or it was removed before.
+    """
+    _lock(session, _get(session, id).context)
+    session.execute(
+        _sql("UPDATE npllm.knowledge SET active = false, updated_at = clock_timestamp() WHERE id = :id"), {"id": id}
+    )
+    vectors.drop(session, id)
+
+
+def erase(session: Session, id: UUID) -> None:
+    """Destroy a passage's content, removed or not. An empty row stays, so that every process's index forgets it too.
+
+    Raises:
+        NotFound: there is no such passage.
+    """
+    _lock(session, _get(session, id, removed_too=True).context)
+    session.execute(
+        _sql(
+            "UPDATE npllm.knowledge SET active = false, title = '', text = '', source = '', sha256 = :mark,"
+            " updated_at = clock_timestamp() WHERE id = :id"
+        ),
+        {"id": id, "mark": f"erased:{id}"},
+    )
+    vectors.drop(session, id)
+
+
+def list_passages(session: Session, context: str, *, limit: int = 100, after: UUID | None = None) -> list[Passage]:
+    """The passages of a context, oldest first; `after` is the last id of the page before."""
+    rows = session.execute(
+        _sql(
+            f"SELECT {_COLUMNS} FROM npllm.knowledge WHERE context = :context AND active"
+            " AND (CAST(:after AS uuid) IS NULL OR id > :after) ORDER BY id LIMIT :limit"
+        ),
+        {"context": context, "after": after, "limit": limit},
+    )
+    return [Passage(*row) for row in rows]
+
+
+_COLUMNS = "id, context, language, title, text, source, updated_at"
+
+
+def _get(session: Session, id: UUID, *, removed_too: bool = False) -> Passage:
+    row = session.execute(
+        _sql(f"SELECT {_COLUMNS} FROM npllm.knowledge WHERE id = :id AND (active OR :removed_too)"),
+        {"id": id, "removed_too": removed_too},
+    ).one_or_none()
+    if row is None:
+        raise NotFound(f"There is no passage {id}.", "See `npllm knowledge list`.")
+    return Passage(*row)
+
+
+def _lock(session: Session, context: str) -> None:
+    """One change to a context at a time, until its transaction ends: so that stamps rise in the order of commits."""
+    session.execute(
+        _sql("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))"), {"name": f"npllm.knowledge:{context}"}
+    )
+
+
+def _cleaned(text: str) -> str:
+    """Postgres takes no NUL."""
+    return text.replace("\x00", "").strip()
+
+
+def _sha256(language: str, title: str, text: str) -> str:
+    return hashlib.sha256("\x00".join((language, title, text)).encode()).hexdigest()
+
+
+_sql = text  # parameters are called `text` here
+
+
+# Vectors -----------------------------------------------------------------------------------------------------------
+
+
+def reembed(
+    transaction: Callable[[], AbstractContextManager[Session]],
+    *,
+    model: str,
+    embed: Callable[[Sequence[str]], list[list[float]]],
+    batch: int = 64,
+    report: Callable[[int], None] = lambda done: None,
+) -> int:
+    """Give every passage that has none a vector of `model`, and drop those of other models.
+
+    Made to be stopped and started again: each batch is a transaction of its own, and the model is called in none.
+    Until it ends, passages without a vector are found by their letters alone.
+
+    Args:
+        transaction: opens one: `lambda: core.db.transaction(engine)`.
+        embed: one vector per text; all of one length.
+        report: called after each batch with the number of passages done.
+
+    Returns:
+        How many passages were given a vector.
+    """
+    done = 0
+    while True:
+        with transaction() as session:
+            waiting = session.execute(
+                _sql(
+                    "SELECT k.id, k.title, k.text, k.updated_at FROM npllm.knowledge k WHERE k.active AND NOT EXISTS"
+                    " (SELECT FROM npllm.knowledge_embeddings e WHERE e.knowledge_id = k.id AND e.model = :model)"
+                    " ORDER BY k.id LIMIT :batch"
+                ),
+                {"model": model, "batch": batch},
+            ).all()
+        if not waiting:
+            break
+        made = embed([indexed_text(row.title, row.text) for row in waiting])
+        with transaction() as session:
+            for row, vector in zip(waiting, made, strict=True):
+                vectors.store(session, row.id, model, vector, row.updated_at)
+        done += len(waiting)
+        report(done)
+    with transaction() as session:
+        vectors.drop_other_models(session, model)
+        vectors.build_index(session, model)
+    return done
+
+
+# Search ------------------------------------------------------------------------------------------------------------
+
+
+def search(
+    session: Session,
+    *,
+    context: str,
+    question: str,
+    query_vector: Sequence[float] | None,
+    model: str | None,
+    limit: int,
+    floor: float | None = None,
+) -> list[Hit]:
+    """The passages of a context that answer a question, best first; none where nothing fits.
+
+    Args:
+        query_vector: the question's; None searches by letters alone (the embedder does not answer).
+        model: whose vector it is: only vectors of this model are compared with it.
+        limit: the most hits.
+        floor: hits below this score are left out; None takes the project's, 0 leaves none out.
+    """
+    if limit <= 0:
+        return []
+    index = index_of(session, context)
+    lexical = index.search(question, CANDIDATES)
+    near: list[UUID] = []
+    if query_vector is not None and model is not None:
+        near = vectors.nearest(
+            session, context=context, vector=query_vector, model=model, limit=CANDIDATES, rows=len(index)
+        )
+    proposed = list(dict.fromkeys([*lexical, *near]))
+    if not proposed:
+        return []
+    missing = [key for key in near if key not in lexical]
+    lexical |= dict(zip(missing, index.scores_of(question, missing), strict=True))
+    rows = _candidates(session, context, proposed, query_vector if model is not None else None, model)
+    hits = []
+    for id, title, passage, language, cosine in rows:
+        score = lexical[id] if cosine is None else cosine + LEXICAL_WEIGHT * lexical[id]
+        least = floor if floor is not None else (FLOOR_LEXICAL if cosine is None else FLOOR)
+        if score >= least:
+            hits.append(Hit(id, title, passage, language, score, lexical[id], cosine))
+    return sorted(hits, key=lambda hit: (-hit.score, hit.id))[:limit]
+
+
+def _candidates(
+    session: Session, context: str, ids: list[UUID], vector: Sequence[float] | None, model: str | None
+) -> Sequence[tuple[UUID, str, str, str, float | None]]:
+    """What is shown and scored of the proposed passages; the context and whether they still stand are checked here."""
+    if vector is None:
+        rows = session.execute(
+            _sql(
+                "SELECT id, title, text, language, NULL FROM npllm.knowledge"
+                " WHERE id = ANY(:ids) AND context = :context AND active"
+            ),
+            {"ids": ids, "context": context},
+        )
+    else:
+        schema = vectors.schema(session)
+        rows = session.execute(
+            _sql(
+                "SELECT k.id, k.title, k.text, k.language,"
+                f" 1 - (e.embedding OPERATOR({schema}.<=>) CAST(:vector AS {schema}.vector))"
+                " FROM npllm.knowledge k LEFT JOIN npllm.knowledge_embeddings e"
+                " ON e.knowledge_id = k.id AND e.model = :model"
+                " WHERE k.id = ANY(:ids) AND k.context = :context AND k.active"
+            ),
+            {"ids": ids, "context": context, "vector": vectors.literal(vector), "model": model},
+        )
+    return [tuple(row) for row in rows]

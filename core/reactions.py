@@ -1,0 +1,100 @@
+"""What an emoji, stars or a short word says about an answer.
+
+Skin tones, variation selectors and genders are dropped first; Slack's names go through its aliases. An emoji
+nobody listed is neutral and kept as it came.
+"""
+
+import re
+import unicodedata
+from dataclasses import dataclass
+
+from core.messages import Polarity, Signal
+
+
+@dataclass(frozen=True)
+class Rating:
+    """`value` is in [0, 1]: 👎 0, 👍 1, stars in between; None says nothing about quality (neutral)."""
+
+    polarity: Polarity
+    value: float | None
+    signal: Signal
+
+
+_POSITIVE = frozenset(
+    "👍 ❤ 🧡 💛 💚 💙 💜 🖤 🤍 💖 💗 ♥ 🫶 😍 🥰 😊 😀 😃 😄 😁 🙂 ☺ 😘 🤩 😂 🤗 😉"
+    " 🎉 🙏 👏 🙌 💯 ✅ 🔥 ⭐ 🌟 👌 🤝".split()
+)
+_NEGATIVE = frozenset("👎 😡 😠 🤬 😞 😔 😕 🙁 ☹ 😢 😭 😤 💔 ❌ 🤮 🤢 😒 🙄 😖 😩 😫 🤦 ⛔ 🚫 😾 🖕".split())
+# Slack's names (https://slack.com/help: emoji; aliases as the API sends them) to the emoji above.
+_SLACK_NAMES = {
+    "+1": "👍", "thumbsup": "👍", "-1": "👎", "thumbsdown": "👎", "heart": "❤", "heart_eyes": "😍", "smile": "😄",
+    "smiley": "😃", "grinning": "😀", "blush": "😊", "slightly_smiling_face": "🙂", "tada": "🎉", "clap": "👏",
+    "raised_hands": "🙌", "pray": "🙏", "100": "💯", "white_check_mark": "✅", "heavy_check_mark": "✅", "fire": "🔥",
+    "joy": "😂", "star": "⭐", "star2": "🌟", "ok_hand": "👌", "rage": "😡", "angry": "😠", "disappointed": "😞",
+    "confused": "😕", "cry": "😢", "sob": "😭", "x": "❌", "no_entry": "⛔", "face_with_rolling_eyes": "🙄",
+    "slightly_frowning_face": "🙁", "white_frowning_face": "☹", "broken_heart": "💔", "unamused": "😒",
+    "no_entry_sign": "🚫", "face_palm": "🤦", "handshake": "🤝", "star-struck": "🤩",
+}  # fmt: skip
+_POSITIVE_WORDS = frozenset("otimo excelente perfeito maravilha adorei gostei ajudou great perfect helpful".split())
+_NEGATIVE_WORDS = frozenset("ruim pessimo horrivel errado errada incorreto nao ajudou wrong bad useless".split())
+_FLAG_WORDS = frozenset("problema denunciar problem".split())
+_STARS = re.compile(r"^\s*([1-5])\s*(?:/\s*5|estrelas?|stars?)\s*$", re.I)
+_MODIFIERS = re.compile("[\U0001f3fb-\U0001f3ff\ufe0f\ufe0e\u200d\u2640\u2642]")
+
+
+def emoji_rating(raw: str) -> Rating:
+    """One reaction's emoji."""
+    emoji = _MODIFIERS.sub("", raw.strip())
+    if emoji in _POSITIVE:
+        return Rating("positive", 1.0, "reaction")
+    if emoji in _NEGATIVE:
+        return Rating("negative", 0.0, "reaction")
+    return Rating("neutral", None, "reaction")
+
+
+def slack_rating(name: str) -> Rating:
+    """One reaction's name as Slack sends it: `+1::skin-tone-3`."""
+    return emoji_rating(_SLACK_NAMES.get(name.split("::")[0], ""))
+
+
+def stars_rating(stars: int) -> Rating:
+    value = (min(max(stars, 1), 5) - 1) / 4
+    return Rating("positive" if stars >= 4 else "negative" if stars <= 2 else "neutral", value, "stars")
+
+
+def text_rating(text: str) -> Rating | None:
+    """A message that is nothing but a rating: emoji alone, stars, or (in a quoted reply) a word; else None."""
+    stripped = _MODIFIERS.sub("", text.strip())
+    if not stripped or len(stripped) > 24:
+        return None
+    if set(stripped.replace(" ", "")) == {"⭐"}:
+        return stars_rating(stripped.count("⭐")) if stripped.count("⭐") > 1 else Rating("positive", 1.0, "reaction")
+    if match := _STARS.match(stripped):
+        return stars_rating(int(match[1]))
+    characters = [c for c in stripped if not c.isspace()]
+    if all(_is_emoji(c) for c in characters):
+        ratings = [emoji_rating(c) for c in characters]
+        known = [rating for rating in ratings if rating.value is not None]
+        return known[0] if known else Rating("neutral", None, "reaction")
+    return None
+
+
+def word_rating(text: str) -> Rating | None:
+    """One or two words that rate, for quoted replies only: on its own 'errado' may be about anything."""
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
+    words = re.findall(r"[a-z]+", plain)
+    if not 1 <= len(words) <= 2:
+        return None
+    if set(words) & _FLAG_WORDS:
+        return Rating("negative", 0.0, "flag")
+    if words[0] == "nao" and len(words) == 2:
+        return Rating("negative", 0.0, "keyword")
+    if set(words) <= _POSITIVE_WORDS | {"muito", "very"} and set(words) & _POSITIVE_WORDS:
+        return Rating("positive", 1.0, "keyword")
+    if set(words) <= _NEGATIVE_WORDS | {"muito", "very"} and set(words) & _NEGATIVE_WORDS:
+        return Rating("negative", 0.0, "keyword")
+    return None
+
+
+def _is_emoji(character: str) -> bool:
+    return unicodedata.category(character) in ("So", "Sk", "Cn") or character in "♥☺☹"

@@ -1,0 +1,176 @@
+"""Personal data out: before replay, export, logs, traces, or a reviewer's eye.
+
+Identifiers with a check digit are found by pattern and proved by the digit (validate-docbr; the CNPJ with letters
+of July 2026 included); phones by Google's metadata (phonenumbers); names by the words around them, by a list of
+first names common in Brazil, and by the name the channel told us. One value gets one placeholder within one
+conversation, so that "call me at [PHONE_1]" and a later "[PHONE_1] again" still mean the same.
+"""
+
+import re
+import unicodedata
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import phonenumbers
+from validate_docbr import CNPJ, CPF
+
+_EMAIL = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
+_UUID = re.compile(r"\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b", re.I)
+_CARD = re.compile(r"(?<![\d.,])\d(?:[ .-]?\d){12,18}(?!\d)")
+_CNPJ = re.compile(r"(?<![\w.])[0-9A-Z]{2}\.?[0-9A-Z]{3}\.?[0-9A-Z]{3}/?[0-9A-Z]{4}-?\d{2}(?!\w)", re.I)
+_CPF = re.compile(r"(?<![\d.])\d{3}[. ]?\d{3}[. ]?\d{3}[-. ]?\d{2}(?!\d)")
+_CPF_WRITTEN = re.compile(r"\d{3}\.\d{3}\.\d{3}-\d{2}")
+_CNPJ_WRITTEN = re.compile(r"[0-9A-Z]{2}\.[0-9A-Z]{3}\.[0-9A-Z]{3}/[0-9A-Z]{4}-\d{2}", re.I)
+_LOCAL_PHONE = re.compile(r"(?<![\d.,-])9?\d{4}-\d{4}(?!\d)")
+_CEP = re.compile(r"(?<![\d.-])\d{5}-\d{3}(?!\d)|(?<=\bcep )\d{8}\b|(?<=\bcep: )\d{8}\b", re.I)
+_RG = re.compile(r"(?<=\brg )[\d.xX-]{7,13}|(?<=\brg: )[\d.xX-]{7,13}", re.I)
+_SECRET_LIKE = re.compile(r"\b(?:sk-|xox[abp]-|sb_secret_|EAA)[\w-]{10,}")
+
+_WORD = r"[A-ZÁÂÃÀÉÊÍÓÔÕÚÇ][\w'’-]+"
+_SURNAMES = rf"(?:\s+(?:d[aeo]s?\s+|e\s+)?{_WORD}){{0,4}}"
+# After these words a name follows, capitalised or not (customers rarely capitalise).
+_INTRODUCED = re.compile(
+    r"(?:\b(?:meu nome (?:completo )?(?:é|e)|me chamo|chamo-me|aqui (?:é|e) (?:o|a)|quem fala (?:é|e) (?:o|a)|"
+    r"nome do titular(?: é)?|em nome de|falar com (?:o|a) (?:sr\.?|sra\.?|senhor|senhora)|my name is|i am called|"
+    r"this is (?:mr|ms|mrs)\.?)[:\s]+)((?:[^\W\d_][\w'’-]+)(?:\s+(?:d[aeo]s?\s+)?[^\W\d_][\w'’-]+){0,3})",
+    re.I,
+)
+_STOP_AFTER_NAME = frozenset(
+    "e eu quero queria gostaria preciso moro meu minha tenho comprei estou sou com para pra que não nao and i my from"
+    " want would need bought live do da no na o a vocês voces".split()
+)
+# Frequent first names in Brazil (2010 census, the public ranking), without those that are also common words.
+_FIRST_NAMES = frozenset(
+    """adriana adriano aline alex alexandre alice amanda ana anderson andré andrea andreia antônio antonio arthur artur
+    augusto beatriz benedita benedito bernardo bianca breno bruna bruno caio camila carla carlos carolina caroline
+    cauã cecília célia célio césar cesar cícero clara claudia cláudia cláudio claudio cleber cristiane cristiano
+    cristina daniel daniela daniele danilo davi david débora debora denise diego diogo douglas edson eduarda eduardo
+    elaine eliane elias elisa elisabete eliseu elza emanuel emerson enzo eric erick érica estela ester evandro fabiana
+    fabiano fábio fabio fabrício felipe fernanda fernando flávia flávio francisca francisco gabriel gabriela
+    geraldo gerson gilberto gilmar giovana giovanna giovanni gisele guilherme gustavo heitor helena hélio henrique
+    hugo iago igor ines inês iolanda irene isaac isabel isabela isabella isadora israel ivan ivone jaime jair janaína
+    jéssica jessica jesus joana joão joao joaquim joel jonas jonathan jorge josé jose josefa joyce juan juliana juliano
+    júlia julia júlio julio karen karina kátia kelly kevin laís lara larissa laura lauro lavínia leandro leonardo
+    letícia leticia lia lígia lilian lorena lorenzo lourdes luan luana lucas lúcia lucia luciana luciano luís luis luiz
+    luiza luísa maicon manoel manuel manuela mara marcela marcelo márcia marcia márcio marcio marco marcos margarida
+    maria mariana marina mário mario marlene marta mateus matheus maurício mauricio mauro mayara melissa michele miguel
+    milena miriam mirella mônica monica murilo nádia natália natalia nathália nelson nicolas nicole noah otávio pablo
+    pâmela patrícia patricia paula paulo pedro pietro priscila rafael rafaela raimunda raimundo raíssa raquel raul
+    rebeca regiane regina reginaldo renan renata renato ricardo rita roberta roberto rodolfo rodrigo rogério roger
+    romário ronaldo rosana rosângela roseli rubens ruth sabrina samanta samuel sandra sandro sara sarah sebastião sérgio
+    sergio sílvia silvia silvio simone sofia solange sônia sonia sophia stella suelen sueli suzana taís talita tânia
+    tatiana tatiane teresa teresinha thaís thais theo thiago tiago tomás valdir valentina valéria valter vanderlei
+    vanessa vera vicente victor vinícius vinicius vitor viviane wagner walter wellington wesley william willian yago
+    yasmin yuri""".split()
+)
+_CAPITALISED = re.compile(rf"(?<![\w@]){_WORD}{_SURNAMES}")
+
+
+@dataclass
+class Redactor:
+    """Redacts the texts of one conversation; the same value gets the same placeholder in all of them.
+
+    Args:
+        names: what the channel says the person is called; hidden wherever it is written.
+        keep: words that are no personal data though they look it (the assistant's name, products).
+    """
+
+    names: Iterable[str] = ()
+    keep: Iterable[str] = ()
+    _known: dict[tuple[str, str], str] = field(default_factory=dict)
+    _counts: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._keep = {_plain(word) for phrase in self.keep for word in phrase.split()}
+        words = {_plain(word) for name in self.names for word in re.findall(r"[^\W\d_]{3,}", name)}
+        self._own_words = words - self._keep
+
+    def __call__(self, text: str) -> str:
+        text = self._each(_SECRET_LIKE, "SECRET", text)
+        text = self._each(_EMAIL, "EMAIL", text)
+        text = self._each(_UUID, "PIX", text)
+        text = self._each(_CARD, "CARD", text, _luhn)
+        text = self._each(_CNPJ, "CNPJ", text, _is_cnpj)
+        text = self._each(_CPF, "CPF", text, _is_cpf)
+        text = self._phones(text)
+        text = self._each(_CEP, "CEP", text)
+        text = self._each(_RG, "RG", text)
+        return self._people(text)
+
+    def _each(self, pattern: re.Pattern[str], kind: str, text: str, proof: Callable[[str], bool] | None = None) -> str:
+        def replace(match: re.Match[str]) -> str:
+            return self._placeholder(kind, match[0]) if proof is None or proof(match[0]) else match[0]
+
+        return pattern.sub(replace, text)
+
+    def _phones(self, text: str) -> str:
+        pieces, end = [], 0
+        for match in phonenumbers.PhoneNumberMatcher(text, "BR"):
+            pieces += [text[end : match.start], self._placeholder("PHONE", match.raw_string)]
+            end = match.end
+        text = "".join([*pieces, text[end:]])
+        return self._each(_LOCAL_PHONE, "PHONE", text)
+
+    def _people(self, text: str) -> str:
+        def introduced(match: re.Match[str]) -> str:
+            words = match[1].split()
+            name: list[str] = []
+            for word in words:
+                if _plain(word) in _STOP_AFTER_NAME and _plain(word) not in ("da", "do"):
+                    break
+                name.append(word)
+            if not name or _plain(name[0]) in self._keep:
+                return match[0]
+            start = match.start(1) - match.start(0)
+            rest = words[len(name) :]
+            return match[0][:start] + " ".join([self._placeholder("NAME", " ".join(name)), *rest])
+
+        text = _INTRODUCED.sub(introduced, text)
+
+        def common(match: re.Match[str]) -> str:
+            words = match[0].split()
+            for i, word in enumerate(words):
+                plain = _plain(word.rstrip(".,!?"))
+                if plain not in self._keep and plain in _PLAIN_FIRST_NAMES:
+                    rest = " ".join(words[i:])
+                    return (" ".join(words[:i]) + " " if i else "") + self._placeholder("NAME", rest)
+            return match[0]
+
+        text = _CAPITALISED.sub(common, text)
+        if self._own_words:
+            own = re.compile(r"\b[^\W\d_]{3,}\b")
+            text = own.sub(lambda m: self._placeholder("NAME", m[0]) if _plain(m[0]) in self._own_words else m[0], text)
+        return text
+
+    def _placeholder(self, kind: str, value: str) -> str:
+        key = (kind, _plain(value) if kind == "NAME" else re.sub(r"\W", "", value).lower())
+        if key not in self._known:
+            self._counts[kind] = self._counts.get(kind, 0) + 1
+            self._known[key] = f"[{kind}_{self._counts[kind]}]"
+        return self._known[key]
+
+
+def redact(text: str) -> str:
+    """One text on its own."""
+    return Redactor()(text)
+
+
+def _plain(text: str) -> str:
+    return unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
+
+
+_PLAIN_FIRST_NAMES = frozenset(_plain(name) for name in _FIRST_NAMES)
+
+
+def _luhn(text: str) -> bool:
+    digits = [int(c) for c in text if c.isdigit()]
+    doubled = [d if i % 2 == 0 else (d * 2 - 9 if d > 4 else d * 2) for i, d in enumerate(reversed(digits))]
+    return 13 <= len(digits) <= 19 and sum(doubled) % 10 == 0 and len(set(digits)) > 1
+
+
+def _is_cnpj(text: str) -> bool:
+    return bool(_CNPJ_WRITTEN.fullmatch(text)) or bool(CNPJ().validate(re.sub(r"[./-]", "", text).upper()))
+
+
+def _is_cpf(text: str) -> bool:
+    return bool(_CPF_WRITTEN.fullmatch(text)) or bool(CPF().validate(re.sub(r"\D", "", text)))

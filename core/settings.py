@@ -1,0 +1,247 @@
+"""Every setting of the project, in one class; read at the edges, passed inward.
+
+Values come from the environment or from `.env` in the current folder. `.env.example` lists them all, with a
+sentence each (a test compares the two). A key alone changes nothing: the base model changes only by BASE_MODEL
+or INFERENCE_URL, embeddings only by EMBEDDING_MODEL, the fallback chain only by FALLBACK_MODELS.
+"""
+
+import json
+import os
+import warnings
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from core import shop
+from core.errors import SettingError
+from core.prompts import Language
+
+EMBEDDED = "embedded"
+
+
+def default_data_dir() -> Path:
+    """Where everything is kept when NPLLM_DATA_DIR is not set.
+
+    As root it is /var/lib/npllm: Postgres refuses to run as root, and the unprivileged user it drops to cannot
+    look into root's home.
+    """
+    if os.geteuid() == 0:
+        return Path("/var/lib/npllm")
+    home = os.environ.get("XDG_DATA_HOME")
+    return (Path(home) if home else Path.home() / ".local" / "share") / "npllm"
+
+
+class Settings(BaseSettings):
+    """See `.env.example` for a sentence on each."""
+
+    model_config = SettingsConfigDict(
+        env_file=".env", env_file_encoding="utf-8", extra="ignore", env_ignore_empty=True, populate_by_name=True
+    )
+
+    # Place and shop window
+    data_dir: Path = Field(default_factory=default_data_dir, validation_alias="NPLLM_DATA_DIR")
+    host: str = "127.0.0.1"
+    port: int | None = Field(None, ge=1, le=65535)
+    public_base_url: str | None = None
+    business_name: str = shop.BUSINESS_NAME
+    assistant_name: str = shop.ASSISTANT_NAME
+    language: Language = "pt"
+    timezone: str = "America/Sao_Paulo"
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    simulator: Literal["auto", "on", "off"] = "auto"
+
+    # Ledger and doorbell
+    database_url: str | None = None
+    migrations_database_url: str | None = None
+    redis_url: str | None = None
+
+    # Models
+    base_model: str = EMBEDDED
+    inference_url: str | None = None
+    inference_model: str | None = None
+    fallback_models: Annotated[list[str], NoDecode] = []
+    embedding_model: str = EMBEDDED
+    local_model_url: str = "http://127.0.0.1:8400/v1"
+    local_model_key: SecretStr | None = None
+    model_threads: int = Field(0, ge=0)
+    reply_max_tokens: int = Field(96, ge=8, le=2048)
+    reply_timeout: float = Field(30.0, gt=0)
+    retrieval_passages: int = Field(3, ge=1, le=10)
+    history_turns: int = Field(2, ge=0, le=20)
+
+    # Awake
+    awake_threads: int = Field(24, ge=1, le=256)
+    conversation_idle_hours: float = Field(24.0, gt=0)
+    lease_seconds: float = Field(20.0, gt=1)
+    session_secret: SecretStr | None = None
+    chat_allowed_origins: Annotated[list[str], NoDecode] = []
+
+    # Twilio WhatsApp
+    twilio_account_sid: str | None = None
+    twilio_auth_token: SecretStr | None = None
+    twilio_whatsapp_from: str | None = None
+    twilio_api_base_url: str = "https://api.twilio.com"
+
+    # Meta WhatsApp Cloud API
+    meta_app_secret: SecretStr | None = None
+    meta_verify_token: SecretStr | None = None
+    meta_access_token: SecretStr | None = None
+    meta_phone_number_id: str | None = None
+    meta_graph_base_url: str = "https://graph.facebook.com"
+    meta_graph_version: str = "v23.0"
+
+    # Slack
+    slack_signing_secret: SecretStr | None = None
+    slack_bot_token: SecretStr | None = None
+    slack_api_base_url: str = "https://slack.com/api"
+    slack_learning: bool = False
+
+    # OpenAI, LangSmith, Supabase
+    openai_api_key: SecretStr | None = None
+    openai_base_url: str = "https://api.openai.com/v1"
+    langsmith_api_key: SecretStr | None = None
+    langsmith_endpoint: str = "https://api.smith.langchain.com"
+    langsmith_project: str = "npllm"
+    supabase_url: str | None = None
+    supabase_secret_key: SecretStr | None = None
+    supabase_service_role_key: SecretStr | None = None
+    supabase_bucket: str = "npllm-adapters"
+
+    # Feedback and review
+    feedback_buttons: bool = True
+    review_claim_minutes: float = Field(15.0, gt=0)
+    review_sample: float = Field(0.05, ge=0, le=1)
+    operator_password: SecretStr | None = None
+
+    # Night
+    sleep_hours: str = "02:00-06:00"
+    sleep_idle_minutes: float = Field(15.0, ge=0)
+    sleep_minimum_examples: int = Field(20, ge=1)
+    sleep_strategy: str = "mas+replay"
+    replay_share: float = Field(0.16, ge=0, lt=1)
+    mas_strength: float = Field(0.01, ge=0)
+    lora_rank: int = Field(16, ge=1, le=256)
+    learning_rate: float = Field(5e-4, gt=0)
+    epochs: int = Field(3, ge=1, le=100)
+    retention_target: float = Field(0.95, ge=0.7, le=1)
+    training_threads: int = Field(0, ge=0)
+
+    @field_validator("fallback_models", "chat_allowed_origins", mode="before")
+    @classmethod
+    def _comma_separated(cls, value: Any) -> Any:
+        return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+    @field_validator("data_dir", mode="after")
+    @classmethod
+    def _absolute(cls, value: Path) -> Path:
+        return value.expanduser().absolute()
+
+    @field_validator("inference_url", "public_base_url", "supabase_url", mode="after")
+    @classmethod
+    def _url(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith(("http://", "https://")):
+            raise ValueError("must start with http:// or https://")
+        return value.rstrip("/") if value else value
+
+    @field_validator("inference_url", mode="after")
+    @classmethod
+    def _ends_in_v1(cls, value: str | None) -> str | None:
+        if value is not None and not value.endswith("/v1"):
+            raise ValueError("must end in /v1, as every OpenAI-compatible server's address does")
+        return value
+
+    @field_validator("timezone", mode="after")
+    @classmethod
+    def _known_zone(cls, value: str) -> str:
+        from zoneinfo import ZoneInfo
+
+        try:
+            ZoneInfo(value)
+        except (KeyError, ValueError):
+            raise ValueError("is not a time zone's name, such as America/Sao_Paulo") from None
+        return value
+
+    @model_validator(mode="after")
+    def _successor_of_service_role_key(self) -> "Settings":
+        if self.supabase_secret_key is None and self.supabase_service_role_key is not None:
+            warnings.warn(
+                "SUPABASE_SERVICE_ROLE_KEY is read, but its kind of key ends in 2026: set SUPABASE_SECRET_KEY.",
+                stacklevel=2,
+            )
+            self.supabase_secret_key = self.supabase_service_role_key
+        return self
+
+    # What follows from the settings
+
+    @property
+    def twilio_open(self) -> bool:
+        return bool(self.twilio_account_sid and self.twilio_auth_token and self.twilio_whatsapp_from)
+
+    @property
+    def meta_open(self) -> bool:
+        return bool(self.meta_app_secret and self.meta_access_token and self.meta_phone_number_id)
+
+    @property
+    def slack_open(self) -> bool:
+        return bool(self.slack_signing_secret and self.slack_bot_token)
+
+    @property
+    def local_base(self) -> bool:
+        """Whether our own model server serves the base."""
+        return self.inference_url is None
+
+    @property
+    def local_embeddings(self) -> bool:
+        return not self.embedding_model.startswith("openai:")
+
+
+def variable_names() -> list[str]:
+    """The environment variable of every setting, in the order of the class."""
+    return [str(field.validation_alias or name).upper() for name, field in Settings.model_fields.items()]
+
+
+def runtime_file(data_dir: Path) -> Path:
+    """Where a running `npllm up` writes the settings it made: addresses, passwords, the simulator's secrets."""
+    return data_dir / "run" / "environment.json"
+
+
+def load_settings(*, running: bool = True, **overrides: Any) -> Settings:
+    """Read the environment afresh; what is not set there is taken from a running `npllm up`, if there is one.
+
+    Args:
+        running: False leaves a running `up` out of it.
+
+    Raises:
+        SettingError: a value makes no sense; names each variable and what is wrong with it.
+    """
+    settings = _validated(**overrides)
+    if not running:
+        return settings
+    try:
+        made_up = json.loads(runtime_file(settings.data_dir).read_text())
+    except (OSError, ValueError):
+        return settings
+    missing = {name: value for name, value in made_up.items() if not os.environ.get(name)}
+    fields = {str(field.validation_alias or name).upper(): name for name, field in Settings.model_fields.items()}
+    found = {fields[name]: value for name, value in missing.items() if name in fields}
+    return _validated(**{**found, **overrides})
+
+
+@cache
+def get_settings() -> Settings:
+    """The settings of this process, read once."""
+    return load_settings()
+
+
+def _validated(**values: Any) -> Settings:
+    try:
+        return Settings(**values)
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(str(part) for part in problem['loc']).upper()}: {problem['msg'].removeprefix('Value error, ')}"
+            for problem in error.errors()
+        )
+        raise SettingError(f"Wrong setting: {problems}.", "Correct it in the environment or in .env.") from None

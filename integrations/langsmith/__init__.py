@@ -1,0 +1,1 @@
+"""LangSmith: redacted traces, when a key is set."""

@@ -1,0 +1,1 @@
+"""Any OpenAI-compatible server: our own model server, vLLM, OpenAI itself; through langchain's client."""

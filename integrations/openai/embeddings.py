@@ -1,0 +1,50 @@
+"""Vectors from any OpenAI-compatible /v1/embeddings: our own server's, or OpenAI's."""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from threading import Lock
+
+import openai
+
+from core.errors import ModelUnavailable
+
+_CACHED = 2048
+
+
+class Embeddings:
+    """A client with a small memory: customers ask the same things.
+
+    Attributes:
+        name: which space the vectors are in; stored beside each of them.
+    """
+
+    def __init__(self, *, url: str, key: str | None, model: str, name: str) -> None:
+        self.client = openai.OpenAI(base_url=url, api_key=key or "none", timeout=20.0, max_retries=1)
+        self.model = model
+        self.name = name
+        self._known: OrderedDict[str, list[float]] = OrderedDict()
+        self._lock = Lock()
+
+    def embed(self, texts: Sequence[str]) -> list[list[float]]:
+        """One vector per text.
+
+        Raises:
+            ModelUnavailable: the server does not answer.
+        """
+        with self._lock:
+            missing = [text for text in dict.fromkeys(texts) if text not in self._known]
+        found: dict[str, list[float]] = {}
+        if missing:
+            try:
+                answer = self.client.embeddings.create(model=self.model, input=missing, encoding_format="float")
+            except openai.OpenAIError as error:
+                raise ModelUnavailable(
+                    f"The embedding server did not answer: {type(error).__name__}.", "Look at `npllm status`."
+                ) from error
+            found = {text: item.embedding for text, item in zip(missing, answer.data, strict=True)}
+        with self._lock:
+            self._known.update(found)
+            vectors = [found.get(text) or self._known[text] for text in texts]
+            while len(self._known) > _CACHED:
+                self._known.popitem(last=False)
+        return vectors

@@ -1,0 +1,1 @@
+"""Postgres with pgvector: the bundled server, as a child process."""

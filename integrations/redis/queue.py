@@ -1,0 +1,52 @@
+"""The doorbell: RQ's queues, and the bell that the web process rings.
+
+RQ's own `enqueue` costs a web request as much as its INSERT (docs/log.md), so a webhook only pushes the lane's
+name; a thread of the awake worker turns lanes into jobs. JSON is the serializer: pickled jobs would run whatever
+a writer to Redis likes.
+"""
+
+from typing import Any
+
+import redis
+from redis.backoff import ExponentialBackoff
+from redis.retry import Retry
+from rq import Queue
+from rq.serializers import JSONSerializer
+
+from core.jobs import BELL, Job
+
+
+def connect(url: str, *, blocking: bool = False) -> redis.Redis:
+    """A client. `blocking` ones wait for work and have no read time-out of their own."""
+    return redis.Redis.from_url(
+        url,
+        socket_connect_timeout=2,
+        socket_timeout=None if blocking else 5,
+        health_check_interval=15,
+        retry=Retry(ExponentialBackoff(cap=1.0), 3),
+        retry_on_error=[redis.ConnectionError],
+    )
+
+
+def queue(client: redis.Redis, name: str) -> Queue:
+    return Queue(name, connection=client, serializer=JSONSerializer)
+
+
+def enqueue(client: redis.Redis, job: Job, *args: Any, at_most_every: float = 0.0) -> None:
+    """Put a job on its queue.
+
+    Args:
+        at_most_every: seconds in which the same job with the same arguments is not enqueued again. (RQ's own
+            `unique` would also wait for a job that died with its worker.)
+    """
+    if at_most_every:
+        recent = "npllm:recent:" + ":".join([job.path, *map(str, args)])
+        if not client.set(recent, 1, nx=True, px=int(at_most_every * 1000)):
+            return
+    queue(client, job.queue).enqueue_call(job.path, args=args, timeout=job.timeout, result_ttl=0, failure_ttl=3600)
+
+
+def ring(client: redis.Redis, lanes: list[str]) -> None:
+    """Say that lanes have something waiting."""
+    if lanes:
+        client.lpush(BELL, *lanes)

@@ -1,0 +1,1 @@
+"""Slack through bolt. Facts and their sources: docs/channels.md."""

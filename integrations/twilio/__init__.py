@@ -1,0 +1,1 @@
+"""WhatsApp through Twilio. Facts and their sources: docs/channels.md."""

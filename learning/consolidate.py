@@ -1,0 +1,410 @@
+"""One night, top to bottom.
+
+    claim      the night's row; a killed worker's lease runs out, and the next one goes on where it stopped
+    curate     what people said of answers -> examples of this night
+    replay     examples of earlier nights, drawn by priority
+    train      from the champion's weights, held near what mattered before (MAS); strategy `mas+replay`
+    evaluate   what was learned, what was kept, against the champion: the gate
+    publish    seal, keep, register; or refuse, with the reasons
+
+Every stage ends with a commit, and a stage that runs twice does no harm: the night's examples carry its id, the
+trainer has a checkpoint, a sealed folder is used again, and the version is registered in the same transaction that
+ends the night. So a night killed anywhere leaves one registered version or none.
+"""
+
+import dataclasses
+import logging
+import os
+import shutil
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Engine, select
+from sqlalchemy.orm import Session
+
+from core import artifacts, events, registry
+from core.db import get_engine, transaction
+from core.errors import NightError, SettingError
+from core.settings import Settings
+from core.tables import AdapterVersion, ConsolidationRun, Evaluation, TrainingExample, now
+from integrations.huggingface.embedded_base import BaseModel, resolve_base
+from integrations.supabase import artifact_store
+from learning import replay
+from learning.claims import MAX_ATTEMPTS, Claim
+from learning.curate import curate, to_example
+from learning.starter.seed import ensure_starter_examples
+
+log = logging.getLogger(__name__)
+
+STRATEGIES = ("naive", "replay", "mas", "mas+replay")
+OLD_HOLDOUT = 60  # rows of earlier hold-outs that retention is measured on
+
+
+@dataclass
+class Night:
+    """What the stages share."""
+
+    settings: Settings
+    engine: Engine
+    store: registry.ArtifactStore
+    claim: Claim
+    context: str
+    strategy: str
+    seed: int
+    minimum: int
+    base: BaseModel
+    folder: Path
+    champion: AdapterVersion | None
+
+    @property
+    def sealed(self) -> Path:
+        return self.folder / "version"
+
+
+@dataclass(frozen=True)
+class Material:
+    """Ids and examples of one night, as tables rows out of their session."""
+
+    new: list[TrainingExample]
+    held_out: list[TrainingExample]
+    replayed: list[TrainingExample]
+    old_held_out: list[TrainingExample]
+
+
+def consolidate(run_id: uuid.UUID, settings: Settings) -> str:
+    """Run (or go on with) one night; returns its final state.
+
+    Raises:
+        NightTaken: another worker has it.
+    """
+    if not settings.database_url:
+        raise SettingError("There is no database.", "Start `npllm up`, or set DATABASE_URL.")
+    engine = get_engine(settings.database_url)
+    claim = Claim(engine, run_id)
+    try:
+        attempts = _count_attempt(claim)
+        if attempts > MAX_ATTEMPTS:
+            return _end(claim, "failed", [f"It ended {MAX_ATTEMPTS} times without a result; see the worker's log."])
+        return _stages(_open(claim, engine, settings))
+    except NightError as error:
+        log.warning("The night stopped: %s", error)
+        return _end(claim, "failed", [str(error)])
+    finally:
+        claim.release()
+
+
+def _stages(night: Night) -> str:
+    funnel = _curate(night)
+    if funnel["learned"] < night.minimum:
+        reason = f"{funnel['learned']} new examples, {night.minimum} are needed."
+        return _end(night.claim, "skipped", [reason], keep_examples=False)
+    material = _material(night)
+    if not (night.sealed / artifacts.MANIFEST).exists():
+        _train(night, material)
+    return _judge_and_publish(night, material)
+
+
+def _open(claim: Claim, engine: Engine, settings: Settings) -> Night:
+    with transaction(engine) as session:
+        run = claim.fence(session)
+        champion = registry.champion(session, run.context)
+        context, strategy, seed, options = run.context, run.strategy, run.seed, run.options
+        events.record(session, "learning.triggered", context=context, run=str(run.id), strategy=strategy)
+    if strategy not in STRATEGIES:
+        raise NightError(f"There is no strategy '{strategy}'.", f"Choose {', '.join(STRATEGIES)}.")
+    base = resolve_base(settings.base_model, settings.data_dir)
+    if champion is not None and champion.base_revision != base.revision:
+        log.warning("The champion belongs to another base: this night begins with a fresh adapter.")
+        champion = None
+    folder = settings.data_dir / "nights" / str(claim.run_id)
+    folder.mkdir(parents=True, exist_ok=True)
+    return Night(
+        settings=settings,
+        engine=engine,
+        store=artifact_store(settings),
+        claim=claim,
+        context=context,
+        strategy=strategy,
+        seed=seed,
+        minimum=int(options.get("minimum") or settings.sleep_minimum_examples),
+        base=base,
+        folder=folder,
+        champion=champion,
+    )
+
+
+def _curate(night: Night) -> dict[str, int]:
+    """New examples, once per night: a second worker finds the funnel written."""
+    with transaction(night.engine) as session:
+        run = night.claim.fence(session)
+        if run.stage == "scheduled":
+            if night.champion is not None and night.champion.source == "starter":
+                ensure_starter_examples(session, night.context)
+            run.funnel = curate(session, night.context, run.id, night.settings)
+            run.stage = "curated"
+        return {"learned": 0, **run.funnel}
+
+
+def _material(night: Night) -> Material:
+    with transaction(night.engine) as session:
+        mine = session.scalars(
+            select(TrainingExample)
+            .where(TrainingExample.run_id == night.claim.run_id, TrainingExample.dropped.is_(None))
+            .order_by(TrainingExample.sha256)
+        ).all()
+        new = [example for example in mine if example.split == "train"]
+        drawn: list[TrainingExample] = []
+        if "replay" in night.strategy:
+            candidates = replay.buffer(session, night.context, before=night.claim.run_id)
+            drawn = replay.draw(candidates, replay.count_for(len(new), night.settings.replay_share), seed=night.seed)
+        old = session.scalars(
+            select(TrainingExample).where(
+                TrainingExample.context == night.context, TrainingExample.split == "holdout",
+                TrainingExample.dropped.is_(None), TrainingExample.run_id.is_distinct_from(night.claim.run_id),
+            )
+        ).all()  # fmt: skip
+        return Material(
+            new, [e for e in mine if e.split == "holdout"], drawn, replay.draw(old, OLD_HOLDOUT, seed=night.seed)
+        )
+
+
+def _train(night: Night, material: Material) -> None:
+    """Imports torch: nothing above does."""
+    import torch
+
+    from learning import lora, mas
+    from learning.dataset import encode
+    from learning.train import Progress, Recipe, train
+
+    settings = night.settings
+    torch.set_num_threads(settings.training_threads or min(2, os.cpu_count() or 1))
+    torch.manual_seed(night.seed)
+    night.claim.tell(stage="train")
+    model, tokenizer = lora.load_base(night.base.path)
+    importance = None
+    if night.champion is not None:
+        parent = registry.fetch_verified(night.store, night.champion, base_revision=night.base.revision)
+        adapted = lora.load_adapter(model, parent)
+        if (parent / artifacts.IMPORTANCE).exists():
+            importance = mas.Importance.load(parent / artifacts.IMPORTANCE)
+    else:
+        adapted = lora.new_adapter(
+            model,
+            base_name=night.base.name,
+            base_revision=night.base.revision,
+            rank=settings.lora_rank,
+            seed=night.seed,
+        )
+
+    def rows(examples: list[TrainingExample]) -> list[Any]:
+        return [encode(tokenizer, to_example(example)) for example in examples]
+
+    new, replayed = rows(material.new), rows(material.replayed)
+    penalty = None
+    if "mas" in night.strategy and night.champion is not None:
+        if importance is None:
+            # The starter brings none (it would double its size): a few replayed rows stand for what it knows.
+            importance = mas.estimate(adapted, (replayed or new)[: _importance_rows(len(new))], tokenizer.pad_token_id)
+        penalty = mas.Penalty.around(adapted, importance, settings.mas_strength)
+
+    def report(progress: Progress) -> None:
+        night.claim.tell(
+            step=progress.step, steps=progress.steps, loss=round(progress.loss, 4),
+            seconds_left=round(progress.remaining, 1),
+        )  # fmt: skip
+
+    recipe = Recipe(learning_rate=settings.learning_rate, epochs=settings.epochs, seed=night.seed)
+    result = train(
+        adapted, new=new, replayed=replayed, holdout=rows(material.held_out) if len(material.held_out) >= 30 else [],
+        pad_id=tokenizer.pad_token_id, recipe=recipe, penalty=penalty, report=report,
+        checkpoint=night.folder / "checkpoint.pt", checkpoint_seconds=60.0,
+    )  # fmt: skip
+    sample = _half_and_half(new, replayed, _importance_rows(len(new)))
+    latest = mas.estimate(adapted, sample, tokenizer.pad_token_id)
+    # A penalty's importance lies on the device; what was learned tonight joins what mattered before.
+    merged = importance.merged(latest) if importance is not None else latest
+    facts = _facts(night, material) | {
+        "training": {**dataclasses.asdict(recipe), "seconds": round(result.seconds, 1), "steps": result.steps,
+                     "best_step": result.best_step, "penalty_share": round(result.penalty_share, 4)},
+        "share_of_parameters": round(lora.share_of_parameters(adapted), 4),
+    }  # fmt: skip
+    from learning.publish import seal
+
+    seal(adapted, night.sealed, importance=merged, facts=facts, card=_card(night, material))
+    with transaction(night.engine) as session:
+        night.claim.fence(session).stage = "trained"
+    night.claim.tell(training_seconds=round(result.seconds, 1))
+
+
+def _judge_and_publish(night: Night, material: Material) -> str:
+    from learning import lora
+    from learning.dataset import encode
+    from learning.evaluate import judge, score
+
+    night.claim.tell(stage="evaluate")
+    model, tokenizer = lora.load_base(night.base.path)
+    new = [encode(tokenizer, to_example(example)) for example in material.held_out]
+    old = [encode(tokenizer, to_example(example)) for example in material.old_held_out]
+    pad = tokenizer.pad_token_id
+    # The champion first, then the challenger on the same base: what is gated is the sealed folder, not memory.
+    if night.champion is not None:
+        parent = registry.fetch_verified(night.store, night.champion, base_revision=night.base.revision)
+        before = lora.load_adapter(model, parent)
+        champion = score(before, new, pad), score(before, old, pad)
+        model = before.unload()
+    else:
+        champion = score(model, new, pad), score(model, old, pad)
+    after = lora.load_adapter(model, night.sealed)
+    challenger = score(after, new, pad), score(after, old, pad)
+    verdict = judge(
+        new=(challenger[0], champion[0], [_group(example) for example in material.held_out]),
+        old=(challenger[1], champion[1], [_group(example) for example in material.old_held_out]),
+        target=night.settings.retention_target,
+    )
+    figures = {
+        "gain": verdict.gain.mean,
+        "gain_low": verdict.gain.low,
+        "gain_high": verdict.gain.high,
+        "retention": verdict.retention,
+    }
+    night.claim.tell(**{name: round(value, 4) for name, value in figures.items()})
+    if not verdict.accepted:
+        return _end(night.claim, "refused", verdict.reasons, evaluations=_rows(night, verdict, champion, challenger))
+    return _register(night, material, _rows(night, verdict, champion, challenger))
+
+
+def _register(night: Night, material: Material, evaluations: list[Evaluation]) -> str:
+    """Keep the files, then one transaction: version, evaluations, replay counts, the night's end."""
+    manifest = artifacts.verify(night.sealed, base_revision=night.base.revision)
+    sha256 = artifacts.file_sha256(night.sealed / artifacts.MANIFEST)
+    location = night.store.put(night.sealed, context=night.context, sha256=sha256)
+    with transaction(night.engine) as session:
+        run = night.claim.fence(session)
+        version = registry.register(
+            session, context=night.context, source="night", location=location, sha256=sha256, manifest=manifest,
+            parent_id=night.champion.id if night.champion else None, run_id=run.id,
+        )  # fmt: skip
+        for evaluation in evaluations:
+            evaluation.version_id = version.id
+        replay.mark(session, material.replayed)
+        run.version_id = version.id
+        _close(session, run, "registered", [], evaluations, version=version.name)
+    shutil.rmtree(night.folder, ignore_errors=True)
+    return "registered"
+
+
+def _end(
+    claim: Claim,
+    state: str,
+    reasons: list[str],
+    *,
+    evaluations: list[Evaluation] | None = None,
+    keep_examples: bool = True,
+) -> str:
+    """Close a night without a version."""
+    with transaction(claim.engine) as session:
+        run = claim.fence(session)
+        if not keep_examples:
+            # Too few tonight: they wait for the next night, together with what comes until then.
+            for example in session.scalars(select(TrainingExample).where(TrainingExample.run_id == run.id)):
+                session.delete(example)
+        _close(session, run, state, reasons, evaluations or [])
+    return state
+
+
+def _close(
+    session: Session, run: ConsolidationRun, state: str, reasons: list[str], evaluations: list[Evaluation], **facts: Any
+) -> None:
+    session.add_all(evaluations)
+    run.state, run.stage, run.reasons, run.ended_at, run.leased_until = state, "done", reasons, now(), None
+    run.progress = {**run.progress, **facts}
+    events.record(
+        session, "consolidation.completed", context=run.context, run=str(run.id), state=state, reasons=reasons,
+        funnel=run.funnel, **facts,
+    )  # fmt: skip
+
+
+def _count_attempt(claim: Claim) -> int:
+    with transaction(claim.engine) as session:
+        run = claim.fence(session)
+        attempts = int(run.progress.get("attempts", 0)) + 1
+        run.progress = {**run.progress, "attempts": attempts}
+        return attempts
+
+
+def _facts(night: Night, material: Material) -> dict[str, Any]:
+    """The manifest's provenance: whose examples are in these weights, its ancestors' included."""
+    inherited: set[str] = set()
+    lineage: list[str] = []
+    if night.champion is not None:
+        parent = night.champion.manifest
+        inherited = set(parent.get("examples", [])) | set(parent.get("inherited_examples", []))
+        lineage = [*parent.get("lineage", []), night.champion.sha256]
+    trained = {example.sha256 for example in [*material.new, *material.replayed]}
+    return {
+        "base": {"model": night.base.name, "revision": night.base.revision},
+        "context": night.context,
+        "run": str(night.claim.run_id),
+        "parent": night.champion.name if night.champion else None,
+        "lineage": lineage,
+        "strategy": night.strategy,
+        "seed": night.seed,
+        "created_at": now().isoformat(timespec="seconds"),
+        "examples": sorted(trained),
+        "inherited_examples": sorted(inherited - trained),
+        "counts": {"new": len(material.new), "replayed": len(material.replayed), "held_out": len(material.held_out)},
+    }
+
+
+def _card(night: Night, material: Material) -> str:
+    parent = night.champion.name if night.champion else "the frozen base"
+    counts = f"{len(material.new)} new and {len(material.replayed)} replayed examples"
+    return (
+        f"# An adapter of the context '{night.context}'\n\n"
+        f"LoRA on {night.base.name} ({night.base.revision}), trained by the night {night.claim.run_id} from {parent}"
+        f" with strategy `{night.strategy}`, seed {night.seed}: {counts}. `manifest.json` lists their hashes, its"
+        " ancestors' and the SHA-256 of every file here.\n"
+    )
+
+
+def _rows(night: Night, verdict: Any, champion: Any, challenger: Any) -> list[Evaluation]:
+    """Every figure the decision was made from."""
+
+    def row(
+        suite: str,
+        metric: str,
+        value: float,
+        examples: int,
+        low: float | None = None,
+        high: float | None = None,
+        **details: Any,
+    ) -> Evaluation:  # noqa: E501
+        return Evaluation(
+            run_id=night.claim.run_id, suite=suite, metric=metric, value=value, lower=low, upper=high,
+            examples=examples, details=details,
+        )  # fmt: skip
+
+    gain, kept = verdict.gain, verdict.kept
+    return [
+        row("gain", "loss_difference", gain.mean, gain.rows, gain.low, gain.high,
+            champion=champion[0].losses, challenger=challenger[0].losses),
+        row("retention", "loss_difference", kept.mean, kept.rows, kept.low, kept.high,
+            champion=champion[1].losses, challenger=challenger[1].losses),
+        row("retention", "accuracy_share", verdict.retention, kept.rows),
+    ]  # fmt: skip
+
+
+def _group(example: TrainingExample) -> str:
+    return str(example.customer_id or example.sha256)
+
+
+def _importance_rows(new: int) -> int:
+    """A twentieth of the night's passes: each importance row costs about one training pass."""
+    return max(4, min(24, new * 3 // 20))
+
+
+def _half_and_half(new: list[Any], replayed: list[Any], count: int) -> list[Any]:
+    half = count // 2
+    return replayed[:half] + new[: count - len(replayed[:half])]

@@ -1,0 +1,1 @@
+"""Teaches the English sentence encoder Portuguese; `python -m learning.embedder --help` runs it."""

@@ -1,0 +1,36 @@
+"""From weights in memory to a sealed folder: whole or not at all, finite, with its manifest and its card."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+
+from core import artifacts
+from learning.lora import save_adapter
+from learning.mas import Importance
+
+
+def seal(
+    model: PeftModel,
+    folder: Path,
+    *,
+    importance: Importance | None,
+    facts: dict[str, Any],
+    card: str,
+    dtype: torch.dtype = torch.float32,
+) -> str:
+    """Write a version's folder, whole or not at all; returns its hash."""
+    part = folder.with_name(folder.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    save_adapter(model, part, dtype=dtype)
+    if importance is not None:
+        importance.save(part / artifacts.IMPORTANCE)
+    (part / "README.md").write_text(card)
+    for name in (artifacts.WEIGHTS, artifacts.IMPORTANCE):
+        if (part / name).exists():
+            artifacts.check_finite(part / name)  # NaN is refused before it gets a name
+    sha256 = artifacts.write_manifest(part, facts)
+    part.rename(folder)
+    return sha256

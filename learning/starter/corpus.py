@@ -1,0 +1,48 @@
+"""Thousands of dialogues for the starter adapter, the same for the same seed.
+
+Each is the exact input of `core.prompts.chat_messages` and the ideal answer. Example i of a seed depends on (seed, i)
+alone, so a longer corpus begins with a shorter one. Kinds and shares stand in `SHARES`:
+
+    answer      the right passage among none to two others; the answer copies its figures
+    follow-up   the same, but the question leans on the turns before ("e o de casal?")
+    unknown     the passages (or none) do not hold the answer: say so, offer a person of the team
+    complaint   empathy, then the step a passage names
+    talk        courtesy, asking for a person, what must be refused
+
+`held=True` draws from phrasings, names and figures that training never sees, and from a few fact kinds that are not
+trained at all (`unseen`).
+"""
+
+import random
+from collections.abc import Iterator
+from itertools import count, islice
+
+from core.prompts import Language
+from learning.starter.dialogue import Dialogue
+from learning.starter.writer import Writer
+
+ENGLISH_SHARE = 0.2
+SHARES = {"answer": 0.50, "follow-up": 0.12, "unknown": 0.17, "complaint": 0.04, "talk": 0.17}
+
+
+def corpus(size: int, *, seed: int = 0) -> list[Dialogue]:
+    """`size` different training dialogues."""
+    return list(islice(stream(seed, held=False), size))
+
+
+def held_out(size: int, *, seed: int = 1) -> list[Dialogue]:
+    """`size` different dialogues of phrasings, names and figures that `corpus` never uses."""
+    return list(islice(stream(seed, held=True), size))
+
+
+def stream(seed: int, *, held: bool) -> Iterator[Dialogue]:
+    """Different dialogues without end."""
+    seen: set[Dialogue] = set()
+    for index in count():
+        rng = random.Random(f"{'held' if held else 'train'}:{seed}:{index}")
+        language: Language = "en" if rng.random() < ENGLISH_SHARE else "pt"
+        kind = rng.choices(list(SHARES), weights=list(SHARES.values()))[0]
+        dialogue = Writer(rng, language, held=held).write(kind)
+        if dialogue not in seen:
+            seen.add(dialogue)
+            yield dialogue

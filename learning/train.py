@@ -1,0 +1,270 @@
+"""The training loop: one adapter, one night.
+
+    for epoch: for batch of new and replayed rows:
+        loss of the answers -> backward -> add the pull back to the champion (MAS) -> clip -> step
+        once in a while: loss on the hold-out; keep the best
+
+There is no trainer class and no callback. A non-finite loss ends the run: `NightError`, nothing is registered.
+"""
+
+import math
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from core.errors import NightError
+from learning.dataset import IGNORED, Row, collate, mixed_batches, token_losses
+from learning.lora import trainable
+from learning.mas import Penalty
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train. The defaults are for a 135M base on a CPU; docs/log.md has the sweeps behind them.
+
+    Attributes:
+        batch_size: new rows per optimiser step; replayed rows come on top.
+        warmup: share of the steps in which the rate rises; then it falls along a cosine to 5 %.
+        micro_batch_tokens: padded tokens per backward pass; it bounds memory and changes nothing else.
+        evaluate_every: steps between looks at the hold-out; `patience` looks without a better one end the run.
+    """
+
+    learning_rate: float = 5e-4
+    epochs: int = 3
+    batch_size: int = 8
+    warmup: float = 0.06
+    clip: float = 1.0
+    micro_batch_tokens: int = 320
+    evaluate_every: int = 20
+    patience: int = 3
+    seed: int = 0
+
+
+@dataclass
+class Progress:
+    """What a run can tell while it runs; all times in seconds."""
+
+    step: int
+    steps: int
+    loss: float
+    holdout_loss: float | None
+    elapsed: float
+
+    @property
+    def remaining(self) -> float:
+        return self.elapsed / max(self.step, 1) * (self.steps - self.step)
+
+
+@dataclass
+class Result:
+    """What a run did. `penalty_share` is the penalty over the task's loss at the last step."""
+
+    steps: int
+    losses: list[float] = field(default_factory=list)
+    holdout_losses: list[tuple[int, float]] = field(default_factory=list)
+    best_step: int = 0
+    seconds: float = 0.0
+    penalty_seconds: float = 0.0
+    penalty_share: float = 0.0
+    stopped_early: bool = False
+
+
+def train(
+    model: Any,
+    *,
+    new: Sequence[Row],
+    replayed: Sequence[Row] = (),
+    holdout: Sequence[Row] = (),
+    pad_id: int,
+    recipe: Recipe,
+    penalty: Penalty | None = None,
+    report: Callable[[Progress], None] = lambda progress: None,
+    checkpoint: Path | None = None,
+    checkpoint_seconds: float = 300.0,
+    deadline: float | None = None,
+) -> Result:
+    """Train the adapter of `model` in place, on the device it is on.
+
+    Args:
+        holdout: rows to stop early on; the weights of the best look are restored at the end. Empty: train to the end.
+        checkpoint: a file to write the run's state to now and then; if it exists, the run goes on from it.
+        deadline: `time.monotonic()` after which no further step starts; what was learned until then is kept.
+
+    Raises:
+        NightError: the loss became NaN or infinite, or there was nothing to train on.
+    """
+    if not new:
+        raise NightError("There is nothing to learn: no new example is left.", "npllm sleep history shows why.")
+    parameters = trainable(model)
+    optimiser = torch.optim.AdamW(parameters.values(), lr=recipe.learning_rate, weight_decay=0.0)
+    # The plan of all batches is drawn first: a resumed run skips to its step and goes on with the same batches.
+    rng = random.Random(recipe.seed)
+    plan = [rows for _ in range(recipe.epochs) for rows in mixed_batches(new, replayed, recipe.batch_size, rng)]
+    result = Result(steps=len(plan))
+    first_step = _resume(checkpoint, parameters, optimiser, result) if checkpoint else 0
+    best = _Best(parameters, mean_loss(model, holdout, pad_id)) if holdout else None
+    started = last_saved = time.monotonic()
+    model.train()
+
+    for step in range(first_step, len(plan)):
+        if deadline is not None and time.monotonic() > deadline:
+            result.stopped_early = True
+            break
+        for group in optimiser.param_groups:
+            group["lr"] = recipe.learning_rate * schedule(step, len(plan), recipe.warmup)
+        loss = accumulate(model, plan[step], pad_id, recipe.micro_batch_tokens)
+        if not math.isfinite(loss):
+            raise NightError(
+                f"The loss became {loss} at step {step}.", "Lower LEARNING_RATE, or look at the night's examples."
+            )
+        if penalty is not None:
+            before = time.perf_counter()
+            penalty.add_gradient(parameters)
+            result.penalty_seconds += time.perf_counter() - before
+        torch.nn.utils.clip_grad_norm_(parameters.values(), recipe.clip)
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+        result.losses.append(loss)
+
+        holdout_loss = None
+        if best is not None and ((step + 1) % recipe.evaluate_every == 0 or step + 1 == len(plan)):
+            holdout_loss = mean_loss(model, holdout, pad_id)
+            result.holdout_losses.append((step + 1, holdout_loss))
+            if best.is_better(holdout_loss, step + 1):
+                best.keep(parameters)
+            elif best.looks_since >= recipe.patience:
+                result.stopped_early = True
+        report(Progress(step + 1, len(plan), loss, holdout_loss, time.monotonic() - started))
+        if checkpoint and time.monotonic() - last_saved > checkpoint_seconds:
+            _save(checkpoint, parameters, optimiser, result, step + 1)
+            last_saved = time.monotonic()
+        if result.stopped_early:
+            break
+
+    if best is not None:
+        best.restore(parameters)
+        result.best_step = best.step
+    result.seconds = time.monotonic() - started
+    if penalty is not None and result.losses:
+        result.penalty_share = penalty.value(model) / max(result.losses[-1], 1e-9)
+    return result
+
+
+def accumulate(model: Any, rows: Sequence[Row], pad_id: int, micro_batch_tokens: int) -> float:
+    """Add one batch's gradient to `.grad`, a few rows at a time, and return its loss in nats.
+
+    The loss is the mean cross-entropy per answer token, each token by its example's weight. Activations of a
+    whole batch of a 135M model take over 3 GB in fp32; rows are independent, so their gradients may be summed.
+    """
+    device = next(model.parameters()).device
+    total_weight = sum(row.weight * (len(row) - row.answer_start) for row in rows)
+    total = 0.0
+    for group in _micro_batches(sorted(rows, key=len), micro_batch_tokens):
+        batch = collate(group, pad_id).to(device)
+        weights = batch.weights * (batch.labels != IGNORED)
+        loss = (token_losses(model, batch) * weights).sum() / total_weight
+        loss.backward()
+        total += loss.item()
+    return total
+
+
+def _micro_batches(rows: Sequence[Row], tokens: int) -> Iterator[list[Row]]:
+    """Split rows sorted by length so that each part has at most `tokens` padded tokens (and at least one row)."""
+    part: list[Row] = []
+    for row in rows:
+        if part and (len(part) + 1) * len(row) > tokens:
+            yield part
+            part = []
+        part.append(row)
+    if part:
+        yield part
+
+
+def schedule(step: int, steps: int, warmup: float) -> float:
+    """Factor of the learning rate: a short rise, then half a cosine down to 5 %."""
+    rise = max(1, round(steps * warmup))
+    if step < rise:
+        return (step + 1) / rise
+    done = (step - rise) / max(1, steps - rise)
+    return 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * done))
+
+
+@torch.no_grad()
+def row_losses(model: Any, rows: Sequence[Row], pad_id: int, *, batch_size: int = 16) -> list[float]:
+    """Mean loss per answer token of each row, in nats, in the order of `rows`; in eval mode."""
+    was_training = model.training
+    model.eval()
+    device = next(model.parameters()).device
+    losses = [0.0] * len(rows)
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+    for start in range(0, len(order), batch_size):
+        indices = order[start : start + batch_size]
+        batch = collate([rows[i] for i in indices], pad_id).to(device)
+        counted = batch.labels != IGNORED
+        means = token_losses(model, batch).sum(dim=1) / counted.sum(dim=1)
+        for i, loss in zip(indices, means.tolist(), strict=True):
+            losses[i] = loss
+    model.train(was_training)
+    return losses
+
+
+def mean_loss(model: Any, rows: Sequence[Row], pad_id: int) -> float:
+    """Mean over rows of their loss per token."""
+    losses = row_losses(model, rows, pad_id)
+    return sum(losses) / len(losses)
+
+
+class _Best:
+    """The weights with the lowest hold-out loss so far; at first the ones the night began with."""
+
+    def __init__(self, parameters: dict[str, torch.nn.Parameter], loss: float) -> None:
+        self.loss = loss
+        self.step = 0
+        self.looks_since = 0
+        self.keep(parameters)
+
+    def is_better(self, loss: float, step: int) -> bool:
+        if loss < self.loss:
+            self.loss, self.step, self.looks_since = loss, step, 0
+            return True
+        self.looks_since += 1
+        return False
+
+    def keep(self, parameters: dict[str, torch.nn.Parameter]) -> None:
+        self.weights = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+
+    def restore(self, parameters: dict[str, torch.nn.Parameter]) -> None:
+        for name, parameter in parameters.items():
+            parameter.data.copy_(self.weights[name])
+
+
+def _save(
+    path: Path, parameters: dict[str, torch.nn.Parameter], optimiser: torch.optim.Optimizer, result: Result, step: int
+) -> None:
+    state = {
+        "weights": {name: parameter.detach() for name, parameter in parameters.items()},
+        "optimiser": optimiser.state_dict(),
+        "losses": result.losses,
+        "step": step,
+    }
+    part = path.with_suffix(".part")
+    torch.save(state, part)
+    part.replace(path)
+
+
+def _resume(
+    path: Path, parameters: dict[str, torch.nn.Parameter], optimiser: torch.optim.Optimizer, result: Result
+) -> int:
+    if not path.exists():
+        return 0
+    state = torch.load(path, weights_only=True)
+    for name, parameter in parameters.items():
+        parameter.data.copy_(state["weights"][name])
+    optimiser.load_state_dict(state["optimiser"])
+    result.losses = state["losses"]
+    return int(state["step"])

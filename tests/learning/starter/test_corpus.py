@@ -1,0 +1,94 @@
+"""The starter corpus: reproducible, honest about its figures, and apart from what it is measured on."""
+
+import re
+
+import pytest
+
+from core.prompts import LANGUAGES
+from core.shop import questions
+from core.text import words
+from learning.starter.corpus import ENGLISH_SHARE, SHARES, corpus, held_out
+from learning.starter.scoring import does_not_know, language_of, number, refuses
+from learning.starter.slots import figures, load
+
+COUNT = 1500
+
+
+@pytest.fixture(scope="module")
+def train():
+    return corpus(COUNT, seed=0)
+
+
+@pytest.fixture(scope="module")
+def held():
+    return held_out(COUNT, seed=1)
+
+
+def test_is_the_same_for_the_same_seed_and_another_for_another(train):
+    assert corpus(50, seed=0) == train[:50]
+    assert corpus(50, seed=3) != train[:50]
+
+
+def test_holds_its_shares_and_languages(train):
+    assert len(set(train)) == COUNT
+    for kind, share in SHARES.items():
+        assert sum(d.kind == kind for d in train) / COUNT == pytest.approx(share, abs=0.04)
+    assert sum(d.language == "en" for d in train) / COUNT == pytest.approx(ENGLISH_SHARE, abs=0.04)
+
+
+@pytest.mark.parametrize("part", ["train", "held"])
+def test_every_figure_of_an_answer_stands_in_its_passages(part, request):
+    for dialogue in request.getfixturevalue(part):
+        known = {number(figure) for passage in dialogue.passages or () for figure in figures(passage)}
+        assert {number(figure) for figure in dialogue.needed} <= known, dialogue
+
+
+@pytest.mark.parametrize("part", ["train", "held"])
+def test_answers_are_short_whole_and_in_the_question_s_language(part, request):
+    for dialogue in request.getfixturevalue(part):
+        assert len(dialogue.answer.split()) <= 24
+        assert not dialogue.answer[0].islower()
+        assert dialogue.answer[-1] in ".!?"
+        assert language_of(dialogue.answer) in (dialogue.language, None), dialogue.answer
+        assert "{" not in dialogue.question + dialogue.answer + "".join(dialogue.passages or ())
+
+
+def test_who_cannot_know_says_so_and_who_can_does_not(train):
+    for dialogue in train:
+        if dialogue.kind == "unknown":
+            assert refuses(dialogue.answer, dialogue.language), dialogue.answer
+        elif dialogue.kind != "talk":
+            assert not does_not_know(dialogue.answer, dialogue.language), dialogue.answer
+
+
+def test_some_turns_lean_on_the_history(train):
+    follow_ups = [d for d in train if d.kind == "follow-up"]
+    assert all(1 <= len(d.history) <= 3 for d in follow_ups)
+    assert any(len(d.history) == 2 for d in follow_ups)
+
+
+def test_held_out_questions_figures_and_names_are_never_trained(train, held):
+    """Small figures and a few words are shared on purpose (slots.py); questions and product names never."""
+    assert not {" ".join(words(d.question)) for d in train} & {" ".join(words(d.question)) for d in held}
+    assert not {d.business for d in train} & {d.business for d in held}
+    assert not {d.assistant for d in train} & {d.assistant for d in held}
+    products = load("words")["products"]
+    names = {name for d in train for name in products["held"] if re.search(rf"\b{name}\b", d.answer)}
+    assert not names
+    assert any(d.unseen for d in held)
+    assert not any(d.unseen for d in train)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_phrasings_are_in_one_split_only(language):
+    facts = load(f"facts_{language}")
+    talk = [entry for entry in load(f"talk_{language}").values() if isinstance(entry, dict)]
+    asks = [ask for spec in facts.values() for ask in spec["asks"]] + talk
+    trained = {" ".join(words(text)) for ask in asks for key in ("q", "f") for text in ask.get(key, [])}
+    held = {" ".join(words(text)) for ask in asks for key in ("held", "fheld") for text in ask.get(key, [])}
+    assert not trained & held
+
+
+def test_the_shop_s_questions_are_not_trained(train):
+    asked = [q.text for language in LANGUAGES for split in ("valid", "test") for q in questions(language, split)]
+    assert not {" ".join(words(d.question)) for d in train} & {" ".join(words(text)) for text in asked}
