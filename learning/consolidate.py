@@ -14,7 +14,6 @@ ends the night. So a night killed anywhere leaves one registered version or none
 
 import dataclasses
 import logging
-import os
 import shutil
 import uuid
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from core.errors import NightError, SettingError
 from core.settings import Settings
 from core.tables import AdapterVersion, ConsolidationRun, Evaluation, TrainingExample, now
 from integrations.huggingface.embedded_base import BaseModel, resolve_base
+from integrations.huggingface.spare_cores import SpareCores
 from integrations.supabase import artifact_store
 from learning import replay
 from learning.claims import MAX_ATTEMPTS, Claim
@@ -179,7 +179,8 @@ def _train(night: Night, material: Material) -> None:
     from learning.train import Progress, Recipe, train
 
     settings = night.settings
-    torch.set_num_threads(settings.training_threads or min(2, os.cpu_count() or 1))
+    cores = SpareCores(settings.training_threads or 2)
+    torch.set_num_threads(cores.now())
     torch.manual_seed(night.seed)
     night.claim.tell(stage="train")
     model, tokenizer = lora.load_base(night.base.path)
@@ -210,6 +211,7 @@ def _train(night: Night, material: Material) -> None:
         penalty = mas.Penalty.around(adapted, importance, settings.mas_strength)
 
     def report(progress: Progress) -> None:
+        torch.set_num_threads(cores.now())  # the day goes on beside the night: take what it leaves
         night.claim.tell(
             step=progress.step, steps=progress.steps, loss=round(progress.loss, 4),
             seconds_left=round(progress.remaining, 1),
@@ -340,7 +342,7 @@ def _facts(night: Night, material: Material) -> dict[str, Any]:
     lineage: list[str] = []
     if night.champion is not None:
         parent = night.champion.manifest
-        inherited = set(parent.get("examples", [])) | set(parent.get("inherited_examples", []))
+        inherited = {*parent.get("examples", []), *parent.get("inherited_examples", [])}
         lineage = [*parent.get("lineage", []), night.champion.sha256]
     trained = {example.sha256 for example in [*material.new, *material.replayed]}
     return {

@@ -10,7 +10,7 @@ text where the reason is that we may not have it. The counts are the night's fun
 import hashlib
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,6 +51,7 @@ def curate(session: Session, context: str, run_id: uuid.UUID, settings: Settings
     folded: set[str] = set()
     per_person: Counter[uuid.UUID] = Counter()
     rows: list[dict[str, Any]] = []
+    conversations: dict[uuid.UUID, str] = {}
     for candidate in [*_reviewed(session, context), *_liked(session, context)]:
         funnel["considered"] += 1
         example, reason = _examine(candidate, settings)
@@ -66,9 +67,10 @@ def curate(session: Session, context: str, run_id: uuid.UUID, settings: Settings
             funnel[f"dropped: {reason}"] += 1
         else:
             per_person[candidate.customer.id] += 1
+        conversations[candidate.message.id] = str(candidate.message.conversation_id)
         rows.append(_row(candidate, example, reason, run_id))
     learned = [row for row in rows if row["dropped"] is None]
-    for row in _held_out(learned):
+    for row in _held_out(learned, conversations):
         row["split"] = "holdout"
     for row in rows:
         session.execute(insert(TrainingExample).values(**row).on_conflict_do_nothing())
@@ -168,18 +170,17 @@ def _row(candidate: Candidate, example: Example | None, reason: str | None, run_
         "split": "train",
         "run_id": run_id,
         "dropped": reason,
-        "_group": str(candidate.message.conversation_id),
     }
 
 
-def _held_out(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def _held_out(rows: Sequence[dict[str, Any]], conversations: Mapping[uuid.UUID, str]) -> list[dict[str, Any]]:
     """A fifth of the night's conversations, at least two rows of ten or more, drawn by a hash of the conversation.
 
     Whole conversations: two turns of one conversation, one of them trained on, would measure memory.
     """
     groups: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
-        groups.setdefault(row.pop("_group"), []).append(row)
+        groups.setdefault(conversations[row["message_id"]], []).append(row)
     order = sorted(groups, key=lambda group: hashlib.sha256(group.encode()).hexdigest())
     wanted = len(rows) // 5 if len(rows) >= 10 else 0
     held: list[dict[str, Any]] = []

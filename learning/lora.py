@@ -4,7 +4,7 @@ The base is never trained: PEFT freezes it, and `check_share` proves that the ad
 """
 
 import json
-import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils.logging import disable_progress_bar
 
 from core.artifacts import ALLOWED_TARGETS, CONFIG, WEIGHTS
 from core.errors import NightError
@@ -24,6 +25,7 @@ def load_base(path: Path | str) -> tuple[Any, Any]:
 
     bf16 on a CPU was slower than fp32 for training (docs/log.md); on a GPU it is twice as fast.
     """
+    disable_progress_bar()
     on_gpu = torch.cuda.is_available()
     model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=torch.bfloat16 if on_gpu else torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(path)
@@ -47,7 +49,11 @@ def new_adapter(model: Any, *, base_name: str, base_revision: str, rank: int = 1
         r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules=targets, task_type="CAUSAL_LM",
         base_model_name_or_path=base_name, revision=base_revision,
     )  # fmt: skip
-    adapted = get_peft_model(model, config)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*base_model_name_or_path.* was renamed")
+        adapted = get_peft_model(model, config)
+    # PEFT puts the folder the base was loaded from in its place; a version names its base.
+    adapted.peft_config["default"].base_model_name_or_path = base_name
     check_share(adapted)
     return adapted
 
@@ -94,8 +100,3 @@ def save_adapter(model: PeftModel, folder: Path, *, dtype: torch.dtype = torch.f
     if dtype != torch.float32:
         weights = {name: tensor.to(dtype) for name, tensor in load_file(folder / WEIGHTS).items()}
         save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
-
-
-def copy_adapter(source: Path, target: Path) -> None:
-    """Copy a version's folder as it is."""
-    shutil.copytree(source, target)

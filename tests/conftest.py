@@ -1,0 +1,175 @@
+"""Real parts for every test: one Postgres with pgvector and one Redis for the whole run, a fresh database per test.
+
+The database is copied from a migrated template (a fraction of a second); Redis is flushed. Vendors are servers on
+loopback (`bot.simulator.vendors`), models are scripted or tiny but real.
+"""
+
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+import redis
+from sqlalchemy import Engine
+
+from core.db import get_engine
+from core.migrate import migrate
+from core.settings import Settings, get_settings
+from integrations.postgres.embedded import EmbeddedPostgres
+from integrations.redis.embedded import EmbeddedRedis
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+TEMPLATE = "template_npllm"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def reachable_folder() -> Iterator[Path]:
+    """A folder that Postgres' unprivileged user can enter, also where the tests run as root."""
+    with tempfile.TemporaryDirectory(prefix="npllm-tests-", dir="/var/tmp") as name:
+        folder = Path(name)
+        folder.chmod(0o711)
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def postgres(reachable_folder: Path) -> Iterator[EmbeddedPostgres]:
+    """The bundled server; quick and unsafe settings, because its data lives as long as the run."""
+    server = EmbeddedPostgres(reachable_folder / "postgres", free_port(), "for-tests")
+    server.prepare()
+    command = [*server.command(), "-c", "fsync=off", "-c", "full_page_writes=off"]
+    with _child(command, reachable_folder / "postgres.log", user=server.user):
+        _wait(server.ready, "Postgres")
+        with _admin(server) as connection:
+            connection.execute(f"CREATE DATABASE {TEMPLATE}")
+        migrate(_url(server, TEMPLATE))
+        get_engine(_url(server, TEMPLATE)).dispose()
+        yield server
+
+
+@pytest.fixture
+def database_url(postgres: EmbeddedPostgres) -> Iterator[str]:
+    """A migrated, empty database of this test's own."""
+    name = f"test_{uuid.uuid4().hex[:12]}"
+    with _admin(postgres) as connection:
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
+    url = _url(postgres, name)
+    yield url
+    get_engine(url).dispose()
+    get_engine.cache_clear()
+    with _admin(postgres) as connection:
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def engine(database_url: str) -> Engine:
+    return get_engine(database_url)
+
+
+@pytest.fixture(scope="session")
+def redis_server(reachable_folder: Path) -> Iterator[EmbeddedRedis]:
+    server = EmbeddedRedis(reachable_folder / "redis", free_port(), "for-tests")
+    server.prepare()
+    with _child(server.command(), reachable_folder / "redis.log"):
+        _wait(server.ready, "Redis")
+        yield server
+
+
+@pytest.fixture
+def redis_url(redis_server: EmbeddedRedis) -> str:
+    redis.Redis.from_url(redis_server.url).flushall()
+    return redis_server.url
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_of_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """No test reads the developer's environment, `.env` or running system."""
+    from core.settings import variable_names
+
+    for name in variable_names():
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NPLLM_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.chdir(tmp_path)
+    get_settings.cache_clear()
+    yield
+    get_settings.cache_clear()
+
+
+@pytest.fixture
+def settings(database_url: str, redis_url: str, tmp_path: Path) -> Settings:
+    """Settings with every channel open, on this test's own database."""
+    return make_settings(database_url=database_url, redis_url=redis_url, data_dir=tmp_path / "data")
+
+
+def make_settings(**values: Any) -> Settings:
+    """Every channel open, secrets of no worth."""
+    defaults: dict[str, Any] = {
+        "session_secret": "session-secret",
+        "operator_password": "operator-password",
+        "public_base_url": "http://testserver",
+        "twilio_account_sid": "AC" + "0" * 32,
+        "twilio_auth_token": "twilio-token",
+        "twilio_whatsapp_from": "whatsapp:+551140028922",
+        "meta_app_secret": "meta-secret",
+        "meta_verify_token": "meta-verify",
+        "meta_access_token": "meta-access",
+        "meta_phone_number_id": "100000000000001",
+        "slack_signing_secret": "slack-secret",
+        "slack_bot_token": "xoxb-test",
+        "lease_seconds": 2.0,
+    }
+    return Settings(**{**defaults, **values})
+
+
+class _child:
+    """A server process for the length of a `with`."""
+
+    def __init__(self, command: list[str], log: Path, user: str | None = None) -> None:
+        self.command, self.log, self.user = command, log, user
+
+    def __enter__(self) -> None:
+        with self.log.open("wb") as output:
+            self.process = subprocess.Popen(
+                self.command, stdout=output, stderr=subprocess.STDOUT, user=self.user, cwd="/" if self.user else None
+            )
+
+    def __exit__(self, *_: object) -> None:
+        self.process.send_signal(2)
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+
+
+def _wait(ready: Any, name: str, seconds: float = 30.0) -> None:
+    import time
+
+    end = time.monotonic() + seconds
+    while not ready():
+        if time.monotonic() > end:
+            pytest.fail(f"{name} did not start.")
+        time.sleep(0.05)
+
+
+def _admin(server: EmbeddedPostgres) -> psycopg.Connection[Any]:
+    return psycopg.connect(_url(server, "postgres"), autocommit=True)
+
+
+def _url(server: EmbeddedPostgres, database: str) -> str:
+    return server.url.rsplit("/", 1)[0] + f"/{database}"
+
+
+# Tests may import helpers from this folder by file: there are no packages here (--import-mode=importlib).
+sys.path.insert(0, str(Path(__file__).parent / "helpers"))

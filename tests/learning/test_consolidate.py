@@ -1,0 +1,262 @@
+"""Whole nights on a tiny model and a real database: learned, refused, skipped, killed, claimed once."""
+
+import threading
+import uuid
+from pathlib import Path
+from typing import Any
+
+import nights
+import pytest
+from sqlalchemy import Engine, select, text
+
+from bot.nights import claim, request_now
+from core import artifacts
+from core.db import transaction
+from core.errors import Conflict
+from core.settings import Settings
+from core.tables import AdapterVersion, ConsolidationRun, Evaluation, Event, TrainingExample
+from learning import consolidate as night
+from learning.claims import NightTaken
+
+
+@pytest.fixture
+def here(database_url: str, base_folder: Path, tmp_path: Path) -> Settings:
+    return nights.night_settings(database_url, base_folder, tmp_path / "data")
+
+
+def asked_for(engine: Engine, settings: Settings, **options: Any) -> uuid.UUID:
+    with transaction(engine) as session:
+        return request_now(session, "customers", settings, requested_by="test", **options)
+
+
+def run_of(engine: Engine, run_id: uuid.UUID) -> ConsolidationRun:
+    with transaction(engine) as session:
+        return session.get_one(ConsolidationRun, run_id)
+
+
+def versions(engine: Engine) -> list[AdapterVersion]:
+    with transaction(engine) as session:
+        return list(session.scalars(select(AdapterVersion).order_by(AdapterVersion.number)))
+
+
+def slept(engine: Engine, settings: Settings, count: int = 24, **options: Any) -> ConsolidationRun:
+    with transaction(engine) as session:
+        nights.a_day(session, count)
+    run_id = asked_for(engine, settings, **options)
+    night.consolidate(run_id, settings)
+    return run_of(engine, run_id)
+
+
+def test_a_night_learns_and_registers_a_version(engine: Engine, here: Settings) -> None:
+    run = slept(engine, here)
+    assert run.state == "registered", run.reasons
+    (version,) = versions(engine)
+    assert (version.name, version.source, version.run_id) == ("customers-v1", "night", run.id)
+    folder = here.data_dir / "adapters" / "customers" / version.sha256
+    manifest = artifacts.verify(folder, sha256=version.sha256, base_revision=version.base_revision)
+    assert manifest["strategy"] == "mas+replay"
+    assert (folder / artifacts.IMPORTANCE).exists()
+    with transaction(engine) as session:
+        learned = session.scalars(
+            select(TrainingExample.sha256).where(TrainingExample.run_id == run.id, TrainingExample.split == "train")
+        ).all()
+        assert sorted(manifest["examples"]) == sorted(learned)
+        gain = session.scalar(select(Evaluation).where(Evaluation.suite == "gain"))
+        assert gain is not None
+        assert gain.value < 0
+        assert len(gain.details["challenger"]) == gain.examples
+        types = set(session.scalars(select(Event.type)))
+    assert {"consolidation.scheduled", "learning.triggered", "version.registered", "consolidation.completed"} <= types
+    assert run.progress["retention"] >= 0.95
+
+
+def test_the_next_night_continues_the_champion_with_replay_and_mas(engine: Engine, here: Settings) -> None:
+    slept(engine, here)
+    with transaction(engine) as session:
+        session.execute(text("UPDATE npllm.contexts SET champion_id = (SELECT id FROM npllm.adapter_versions)"))
+    with transaction(engine) as session:
+        for i in range(24):
+            answer = nights.turn(session, nights.conversation(session), f"Prazo do item {i}?", f"{i} dias.")
+            nights.review(session, answer, "correct", f"São {i} dias. Boa noite de sono!")
+    run_id = asked_for(engine, here)
+    night.consolidate(run_id, here.model_copy(update={"learning_rate": 5e-3, "retention_target": 0.7}))
+    run = run_of(engine, run_id)
+    assert run.state == "registered", run.reasons
+    first, second = versions(engine)
+    assert second.parent_id == first.id
+    assert second.manifest["lineage"] == [first.sha256]
+    assert second.manifest["counts"]["replayed"] > 0
+    # The ancestor's examples can be found from the child, those replayed tonight among its own.
+    found = set(second.manifest["examples"]) | set(second.manifest["inherited_examples"])
+    assert set(first.manifest["examples"]) <= found
+    assert second.manifest["training"]["penalty_share"] >= 0
+    with transaction(engine) as session:
+        replayed = session.scalars(select(TrainingExample).where(TrainingExample.replayed > 0)).all()
+        assert len(replayed) == second.manifest["counts"]["replayed"]
+
+
+def test_too_little_is_skipped_and_waits_for_the_next_night(engine: Engine, here: Settings) -> None:
+    run = slept(engine, here, count=3)
+    assert run.state == "skipped"
+    assert "5 are needed" in run.reasons[0]
+    with transaction(engine) as session:
+        assert session.scalars(select(TrainingExample)).all() == []
+    again = slept(engine, here, count=20)
+    assert again.funnel["considered"] == 23
+
+
+def test_a_night_that_learns_nothing_is_refused_with_reasons(engine: Engine, here: Settings) -> None:
+    run = slept(engine, here.model_copy(update={"learning_rate": 1e-9}))
+    assert run.state == "refused"
+    assert "learned nothing" in run.reasons[0]
+    assert versions(engine) == []
+    with transaction(engine) as session:
+        assert session.scalars(select(Evaluation)).all() != []
+
+
+def test_a_loss_that_is_no_number_registers_nothing(
+    engine: Engine, here: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from learning import train
+
+    monkeypatch.setattr(train, "accumulate", lambda *_: float("nan"))
+    run = slept(engine, here)
+    assert run.state == "failed"
+    assert "loss became nan at step 0" in run.reasons[0]
+    assert versions(engine) == []
+
+
+@pytest.mark.parametrize("strategy", ["naive", "replay", "mas"])
+def test_other_strategies_run(engine: Engine, here: Settings, strategy: str) -> None:
+    run = slept(engine, here, strategy=strategy)
+    assert run.state == "registered", run.reasons
+    assert versions(engine)[0].manifest["strategy"] == strategy
+
+
+def test_an_unknown_strategy_is_named(engine: Engine, here: Settings) -> None:
+    run = slept(engine, here, strategy="hope")
+    assert run.state == "failed"
+    assert "mas+replay" in run.reasons[0]
+
+
+KILL_POINTS = [
+    ("_curate", "before"),
+    ("_curate", "after"),
+    ("_train", "before"),
+    ("_train", "after"),
+    ("_register", "before"),
+    ("_register", "after"),
+]
+
+
+class Killed(BaseException):
+    """Like SIGKILL: nothing of ours runs after it."""
+
+
+@pytest.mark.parametrize(("point", "when"), KILL_POINTS)
+def test_killed_anywhere_it_ends_with_one_version(
+    engine: Engine, here: Settings, monkeypatch: pytest.MonkeyPatch, point: str, when: str
+) -> None:
+    original = getattr(night, point)
+
+    def dies(*arguments: Any, **options: Any) -> Any:
+        if when == "after":
+            original(*arguments, **options)
+        raise Killed
+
+    monkeypatch.setattr(night, point, dies)
+    with transaction(engine) as session:
+        nights.a_day(session, 20)
+    run_id = asked_for(engine, here)
+    with pytest.raises(Killed):
+        night.consolidate(run_id, here)
+    monkeypatch.setattr(night, point, original)
+    with transaction(engine) as session:  # a killed worker's lease runs out
+        session.execute(text("UPDATE npllm.consolidation_runs SET leased_until = now() - interval '1 second'"))
+    if point == "_register" and when == "after":
+        with pytest.raises(NightTaken):
+            night.consolidate(run_id, here)
+    else:
+        assert night.consolidate(run_id, here) == "registered"
+    (version,) = versions(engine)
+    run = run_of(engine, run_id)
+    assert (run.state, run.version_id) == ("registered", version.id)
+    folder = here.data_dir / "adapters" / "customers" / version.sha256
+    artifacts.verify(folder, sha256=version.sha256)
+
+
+def test_a_night_that_kills_its_worker_again_and_again_is_given_up(
+    engine: Engine, here: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dies(*_: Any) -> Any:
+        raise Killed
+
+    monkeypatch.setattr(night, "_train", dies)
+    with transaction(engine) as session:
+        nights.a_day(session, 20)
+    run_id = asked_for(engine, here)
+    for _ in range(3):
+        with pytest.raises(Killed):
+            night.consolidate(run_id, here)
+        with transaction(engine) as session:
+            session.execute(text("UPDATE npllm.consolidation_runs SET leased_until = now() - interval '1 second'"))
+    assert night.consolidate(run_id, here) == "failed"
+    assert "ended 3 times" in run_of(engine, run_id).reasons[0]
+
+
+def test_two_workers_one_night(engine: Engine, here: Settings) -> None:
+    with transaction(engine) as session:
+        nights.a_day(session, 20)
+    run_id = asked_for(engine, here)
+    outcomes: list[str] = []
+
+    def work() -> None:
+        try:
+            outcomes.append(night.consolidate(run_id, here))
+        except NightTaken:
+            outcomes.append("taken")
+
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(outcomes) == ["registered", "taken"]
+    assert len(versions(engine)) == 1
+
+
+def test_two_clocks_one_night(engine: Engine, here: Settings) -> None:
+    made: list[bool] = []
+
+    def tick() -> None:
+        with transaction(engine) as session:
+            made.append(claim(session, "customers", here, sequence=0, requested_by="clock") is not None)
+
+    threads = [threading.Thread(target=tick) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert made.count(True) == 1
+
+
+def test_asking_twice_names_the_running_night(engine: Engine, here: Settings) -> None:
+    asked_for(engine, here)
+    with pytest.raises(Conflict, match="asleep already"):
+        asked_for(engine, here)
+
+
+def test_a_changed_parent_is_refused_before_it_is_loaded(engine: Engine, here: Settings) -> None:
+    slept(engine, here)
+    (version,) = versions(engine)
+    with transaction(engine) as session:
+        session.execute(text("UPDATE npllm.contexts SET champion_id = (SELECT id FROM npllm.adapter_versions)"))
+        nights.a_day(session, 20, lesson="Outra lição.")
+    weights = here.data_dir / "adapters" / "customers" / version.sha256 / artifacts.WEIGHTS
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    run_id = asked_for(engine, here)
+    with pytest.raises(Exception, match="changed since it was published"):
+        night.consolidate(run_id, here)
+    assert len(versions(engine)) == 1

@@ -1,0 +1,62 @@
+"""Drawing from the replay buffer: deterministic, spread, weighted."""
+
+import uuid
+from collections import Counter
+from datetime import timedelta
+
+import pytest
+
+from core.tables import TrainingExample, now
+from learning import replay
+
+
+def examples(count: int, *, run: uuid.UUID | None = None, **values: object) -> list[TrainingExample]:
+    made = []
+    for _ in range(count):
+        facts = {"reward": 1.0, "replayed": 0, "created_at": now(), **values}
+        made.append(TrainingExample(id=uuid.uuid4(), sha256=uuid.uuid4().hex, run_id=run, **facts))
+    return made
+
+
+def test_the_same_seed_draws_the_same() -> None:
+    pool = examples(50)
+    assert [e.id for e in replay.draw(pool, 10, seed=3)] == [e.id for e in replay.draw(pool, 10, seed=3)]
+    assert [e.id for e in replay.draw(pool, 10, seed=3)] != [e.id for e in replay.draw(pool, 10, seed=4)]
+
+
+def test_the_order_of_the_pool_does_not_matter() -> None:
+    pool = examples(50)
+    assert {e.id for e in replay.draw(pool, 10, seed=3)} == {e.id for e in replay.draw(pool[::-1], 10, seed=3)}
+
+
+def test_an_old_night_does_not_vanish_under_a_large_new_one() -> None:
+    old, new = uuid.uuid4(), uuid.uuid4()
+    drawn = replay.draw(examples(200, run=new) + examples(10, run=old), 20, seed=1)
+    assert Counter(e.run_id for e in drawn) == {old: 10, new: 10}
+
+
+def test_small_strata_give_all_they_have() -> None:
+    drawn = replay.draw(examples(3, run=uuid.uuid4()) + examples(30, run=uuid.uuid4()), 20, seed=1)
+    assert len(drawn) == 20
+
+
+def test_it_never_draws_more_than_there_are() -> None:
+    pool = examples(5)
+    assert len(replay.draw(pool, 50, seed=1)) == 5
+    assert replay.draw([], 5, seed=1) == []
+
+
+def test_better_and_fresher_examples_come_more_often() -> None:
+    good, bad = examples(100, reward=1.0), examples(100, reward=0.0)
+    old = examples(100, reward=1.0, created_at=now() - timedelta(days=270))
+    counts: Counter[str] = Counter()
+    for seed in range(40):
+        for drawn in replay.draw(good + bad + old, 30, seed=seed):
+            counts["good" if drawn in good else "bad" if drawn in bad else "old"] += 1
+    assert counts["good"] > 1.5 * counts["bad"]
+    assert counts["good"] > 2.0 * counts["old"]
+
+
+@pytest.mark.parametrize(("new", "share", "count"), [(100, 0.16, 20), (84, 0.16, 16), (10, 0.0, 0), (1, 0.5, 1)])
+def test_the_share_is_of_all_that_is_trained_on(new: int, share: float, count: int) -> None:
+    assert replay.count_for(new, share) == count

@@ -1,0 +1,173 @@
+"""The training loop's properties, on a tiny real model."""
+
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from core.errors import NightError
+from core.prompts import chat_messages
+from learning.dataset import Example, Row, encode
+from learning.lora import load_adapter, load_base, new_adapter, save_adapter, share_of_parameters, trainable
+from learning.mas import Penalty, estimate
+from learning.train import Recipe, accumulate, mean_loss, schedule, train
+
+
+def rows(tokenizer: Any, count: int, answer: str = "Sim, {i}.") -> list[Row]:
+    made = []
+    for i in range(count):
+        messages = chat_messages(language="pt", assistant="Lia", business="X", question=f"Tem {i}?", passages=None)
+        made.append(encode(tokenizer, Example(tuple(messages), answer.format(i=i))))
+    return made
+
+
+def weights(model: Any) -> dict[str, torch.Tensor]:
+    return {name: parameter.detach().clone() for name, parameter in trainable(model).items()}
+
+
+def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+def run(base: tuple[Any, Any], model: Any, **options: Any) -> Any:
+    recipe = Recipe(**{"learning_rate": 5e-3, "epochs": 3, "batch_size": 4, **options.pop("recipe", {})})
+    new = options.pop("new", None) or rows(base[1], 12)
+    return train(model, new=new, pad_id=base[1].pad_token_id, recipe=recipe, **options)
+
+
+def test_it_learns(base: tuple[Any, Any], adapted: Any) -> None:
+    sample = rows(base[1], 12)
+    before = mean_loss(adapted, sample, base[1].pad_token_id)
+    result = run(base, adapted, new=sample, recipe={"learning_rate": 2e-2, "epochs": 8})
+    assert mean_loss(adapted, sample, base[1].pad_token_id) < before - 0.5
+    assert result.steps == 24
+    assert all(math.isfinite(loss) for loss in result.losses)
+
+
+def test_the_base_is_never_trained(base: tuple[Any, Any], adapted: Any) -> None:
+    frozen = {name: p.detach().clone() for name, p in adapted.named_parameters() if not p.requires_grad}
+    run(base, adapted)
+    assert all(torch.equal(p, frozen[name]) for name, p in adapted.named_parameters() if name in frozen)
+
+
+def test_the_same_seed_gives_the_same_bits(base_folder: Path) -> None:
+    results = []
+    for _ in range(2):
+        base = load_base(base_folder)
+        model = new_adapter(base[0], base_name="tiny", base_revision="r", rank=2, seed=4)
+        run(base, model)
+        results.append(weights(model))
+    assert equal(*results)
+
+
+def test_a_strong_penalty_holds_the_weights(base: tuple[Any, Any], adapted: Any) -> None:
+    before = weights(adapted)
+    importance = estimate(adapted, rows(base[1], 4), base[1].pad_token_id)
+    result = run(base, adapted, penalty=Penalty.around(adapted, importance, 1e4), recipe={"learning_rate": 1e-5})
+    moved = max((weights(adapted)[name] - before[name]).abs().max().item() for name in before)
+    assert moved < 2e-3
+    assert result.penalty_seconds > 0
+
+
+def test_small_parts_of_a_batch_add_up_to_its_gradient(base: tuple[Any, Any], adapted: Any) -> None:
+    sample = rows(base[1], 6, answer="a" * 9) + rows(base[1], 2, answer="curta")
+    gradients = []
+    for tokens in (10_000, 150):
+        loss = accumulate(adapted, sample, base[1].pad_token_id, tokens)
+        gradients.append({name: p.grad.clone() for name, p in trainable(adapted).items()})
+        adapted.zero_grad()
+        assert math.isfinite(loss)
+    for name in gradients[0]:
+        torch.testing.assert_close(gradients[0][name], gradients[1][name], atol=1e-5, rtol=1e-3)
+
+
+def test_a_heavier_example_pulls_harder(base: tuple[Any, Any], adapted: Any) -> None:
+    light, heavy = (rows(base[1], 2)[i] for i in (0, 1))
+    heavy = Row(heavy.ids, heavy.answer_start, weight=3.0)
+    loss = accumulate(adapted, [light, heavy], base[1].pad_token_id, 10_000)
+    a = mean_loss(adapted, [light], base[1].pad_token_id)
+    b = mean_loss(adapted, [heavy], base[1].pad_token_id)
+    n, m = len(light) - light.answer_start, len(heavy) - heavy.answer_start
+    assert loss == pytest.approx((a * n + 3 * b * m) / (n + 3 * m), rel=1e-3)
+
+
+def test_a_non_finite_loss_ends_the_run(base: tuple[Any, Any], adapted: Any) -> None:
+    next(iter(trainable(adapted).values())).data.fill_(float("nan"))
+    with pytest.raises(NightError, match="loss became nan"):
+        run(base, adapted)
+
+
+def test_nothing_to_learn_is_an_error(base: tuple[Any, Any], adapted: Any) -> None:
+    with pytest.raises(NightError, match="nothing to learn"):
+        train(adapted, new=[], pad_id=0, recipe=Recipe())
+
+
+def test_a_killed_run_goes_on_where_it_stopped(base_folder: Path, tmp_path: Path) -> None:
+    def fresh() -> tuple[tuple[Any, Any], Any]:
+        base = load_base(base_folder)
+        return base, new_adapter(base[0], base_name="tiny", base_revision="r", rank=2, seed=4)
+
+    base, whole = fresh()
+    run(base, whole)
+
+    class Killed(Exception):
+        pass
+
+    def kill_at_five(progress: Any) -> None:
+        if progress.step == 5:
+            raise Killed
+
+    base, model = fresh()
+    checkpoint = tmp_path / "checkpoint.pt"
+    with pytest.raises(Killed):
+        run(base, model, report=kill_at_five, checkpoint=checkpoint, checkpoint_seconds=0.0)
+    assert checkpoint.exists()
+    base, again = fresh()
+    result = run(base, again, checkpoint=checkpoint)
+    assert len(result.losses) == 9
+    # Step 5's own checkpoint was not written before the kill: it is done again, and the end is the same.
+    assert equal(weights(whole), weights(again))
+
+
+def test_it_stops_early_and_keeps_the_best(base: tuple[Any, Any], adapted: Any) -> None:
+    opposite = rows(base[1], 6, answer="ZZZZ {i}")
+    before = mean_loss(adapted, opposite, base[1].pad_token_id)
+    result = run(
+        base, adapted, holdout=opposite,
+        recipe={"learning_rate": 3e-2, "epochs": 20, "evaluate_every": 2, "patience": 2},
+    )  # fmt: skip
+    assert result.stopped_early
+    best = min([before] + [loss for _, loss in result.holdout_losses])
+    assert mean_loss(adapted, opposite, base[1].pad_token_id) == pytest.approx(best, rel=1e-3)
+
+
+def test_a_deadline_keeps_what_was_learned(base: tuple[Any, Any], adapted: Any) -> None:
+    result = run(base, adapted, deadline=time.monotonic() - 1)
+    assert result.stopped_early
+    assert result.losses == []
+
+
+def test_the_rate_rises_then_falls_to_a_twentieth() -> None:
+    factors = [schedule(step, 100, 0.06) for step in range(100)]
+    assert factors[0] == pytest.approx(1 / 6)
+    assert max(factors) == pytest.approx(1.0)
+    assert factors[-1] == pytest.approx(0.05, abs=0.01)
+
+
+def test_an_adapter_survives_the_disk(base_folder: Path, adapted: Any, tmp_path: Path) -> None:
+    save_adapter(adapted, tmp_path / "v1")
+    loaded = load_adapter(load_base(base_folder)[0], tmp_path / "v1")
+    assert equal(weights(adapted), weights(loaded))
+    assert not (tmp_path / "v1" / "README.md").exists()
+
+
+def test_the_adapter_is_a_small_share_of_the_parameters(adapted: Any) -> None:
+    assert 0 < share_of_parameters(adapted) < 0.10
+
+
+def test_an_adapter_that_is_not_small_is_refused(base_folder: Path) -> None:
+    with pytest.raises(NightError, match="LORA_RANK"):
+        new_adapter(load_base(base_folder)[0], base_name="tiny", base_revision="r", rank=64)
