@@ -83,8 +83,9 @@ def claim(
             seed=int(night.strftime("%Y%m%d")) * 100 + sequence, options=dict(options),
         )
         .on_conflict_do_nothing()
+        .returning(ConsolidationRun.id)
     )  # fmt: skip
-    if made.rowcount != 1:  # type: ignore[attr-defined]
+    if made.first() is None:
         return None
     events.record(
         session, "consolidation.scheduled", context=context, run=str(run_id), night=str(night), by=requested_by

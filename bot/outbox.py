@@ -125,6 +125,7 @@ def _sent(awake: Awake, due: Due, lease: Lease, provider_id: str) -> None:
 
 def mark_sent(session: Session, row: OutboxItem, provider_id: str) -> None:
     """The vendor has this part: it may be rated from now on."""
+    signals.lock_target(session, row.channel, provider_id)
     row.state, row.provider_message_id, row.sent_at, row.error = "sent", provider_id, now(), None
     session.flush()
     message = session.get_one(Message, row.message_id)

@@ -7,7 +7,7 @@ yet is kept as an orphan and resolved when it is.
 import uuid
 from datetime import datetime, timedelta
 
-from sqlalchemy import select, update
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from bot import people
@@ -28,6 +28,8 @@ def record_signal(session: Session, signal: InboundSignal, lane: str) -> Feedbac
     """
     context = "employees" if signal.channel == "slack" else "customers"
     customer = people.identify(session, signal.person, context)
+    if signal.target:
+        lock_target(session, signal.channel, signal.target)
     answer = _answer_of(session, signal, customer, lane)
     rating = _rating(signal)
     feedback = Feedback(
@@ -48,10 +50,16 @@ def record_signal(session: Session, signal: InboundSignal, lane: str) -> Feedbac
         if signal.target is None:
             return None  # a bare emoji with no recent answer says nothing about any
         session.add(feedback)  # an orphan: our message's id may be stored a moment later
+        session.flush()
         return feedback
     _make_current(session, feedback)
     _announce(session, feedback, answer)
     return feedback
+
+
+def lock_target(session: Session, channel: str, target: str) -> None:
+    """Who stores a reaction and who stores that its message was sent take turns, so that neither misses the other."""
+    session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(f"{channel}:{target}", 0))))
 
 
 def resolve_orphans(session: Session, channel: str, target: str) -> int:

@@ -15,6 +15,7 @@ import redis
 from rq import SimpleWorker, Worker
 from rq.serializers import JSONSerializer
 from rq.timeouts import TimerDeathPenalty
+from rq.worker import WorkerStatus
 
 from bot.logs import set_up
 from bot.wiring import get_awake, need_redis
@@ -65,9 +66,9 @@ def run_awake() -> None:
     stop.wait()
     for worker in workers:
         worker._stop_requested = True
-    end = time.monotonic() + 8
-    for thread in threads:
-        thread.join(max(0.0, end - time.monotonic()))
+    end = time.monotonic() + 8  # for the turns in hand; threads that only wait for a job end with the process
+    while time.monotonic() < end and any(worker.get_state() == WorkerStatus.BUSY for worker in workers):
+        time.sleep(0.05)
 
 
 def _work(url: str, number: int, stop: threading.Event, workers: list[ThreadWorker]) -> None:

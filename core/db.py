@@ -54,6 +54,7 @@ def get_engine(url: str, pool_size: int = 8) -> Engine:
         max_overflow=pool_size,
         pool_pre_ping=True,
         pool_recycle=300,
+        hide_parameters=True,  # an error in a log must not quote what people wrote
         connect_args={"prepare_threshold": None, "connect_timeout": 5, "application_name": "npllm"},
     )
 

@@ -36,12 +36,11 @@ def status(as_json: bool) -> None:
 
 
 @click.command()
-@click.option("--keep", is_flag=True, help="Keep the data directory that the demo made.")
-def demo(keep: bool) -> None:
+def demo() -> None:
     """The whole story on one machine, through the system's real doors, in about three minutes."""
     from bot.demo.story import tell
 
-    tell(keep=keep)
+    tell()
 
 
 @click.command()

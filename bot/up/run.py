@@ -47,7 +47,8 @@ def running(system: System) -> Iterator[tuple[System, Supervisor]]:
     supervisor = Supervisor(system.settings.data_dir / "logs", system.run / "status.json", facts)
     try:
         model, first = system.model_part(), system.first_parts()
-        supervisor.launch(*first, *([model] if model else []))  # the model loads while the ledger starts
+        supervisor.launch(*first)
+        supervisor.launch(*([model] if model else []))  # it loads while the ledger starts
         supervisor.wait_for(*first)
         migrate(system.settings.migrations_database_url or str(system.settings.database_url))
         others = system.other_parts()

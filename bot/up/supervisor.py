@@ -71,10 +71,12 @@ class Supervisor:
         self.status_file = status_file
         self.facts = facts
         self.parts: list[Part] = []
+        self.groups: list[tuple[Part, ...]] = []
         logs.mkdir(parents=True, exist_ok=True)
 
     def launch(self, *parts: Part) -> None:
         """Start parts without waiting for them."""
+        self.groups.append(parts)
         for part in parts:
             self.parts.append(part)
             self._spawn(part)
@@ -104,10 +106,9 @@ class Supervisor:
             time.sleep(0.25)
 
     def stop(self) -> None:
-        """End all parts, the last started first; nothing is left behind."""
-        for part in reversed(self.parts):
-            self._end(part)
-            part.state = "stopped"
+        """End all parts, those started last first (parts started together end together); nothing is left behind."""
+        for group in reversed(self.groups):
+            self._end(group)
         self.write_status()
 
     def tail(self, part: Part, lines: int = 12) -> str:
@@ -166,21 +167,26 @@ class Supervisor:
             )
         part.state, part.started_at = "starting", time.monotonic()
 
-    def _end(self, part: Part, patience: float = 10.0) -> None:
-        process = part.process
-        if process is None or process.poll() is not None:
-            return
-        for number, what in enumerate(part.signals):
+    def _end(self, parts: Sequence[Part], patience: float = 10.0) -> None:
+        alive = [part for part in parts if part.process is not None and part.process.poll() is None]
+        for number in range(max((len(part.signals) for part in alive), default=0)):
             if number:
                 time.sleep(1.2)  # RQ takes a second signal for a second wish only after a second
-            with contextlib.suppress(ProcessLookupError):
-                process.send_signal(what)
-        try:
-            process.wait(patience)
-        except subprocess.TimeoutExpired:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait(5)
+            for part in alive:
+                if number < len(part.signals) and part.process is not None:
+                    with contextlib.suppress(ProcessLookupError):
+                        part.process.send_signal(part.signals[number])
+        end = time.monotonic() + patience
+        for part in alive:
+            assert part.process is not None
+            try:
+                part.process.wait(max(0.1, end - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(part.process.pid, signal.SIGKILL)
+                part.process.wait(5)
+        for part in parts:
+            part.state = "stopped"
 
     def _log(self, part: Part) -> Path:
         return self.logs / f"{part.name}.log"

@@ -135,7 +135,9 @@ def make_system(settings: Settings) -> System:
     system = System(settings, wants_simulator(settings), made=made)
     system.environment = _environment(system)
     write_private(runtime_file(folder), json.dumps(system.environment, indent=2))
-    system.settings = load_settings()
+    # As every child will read them: what was made up, over what was given.
+    fields = {name.lower(): value for name, value in system.environment.items() if name != "NPLLM_DATA_DIR"}
+    system.settings = load_settings(running=False, data_dir=folder, simulator=settings.simulator, **fields)
     return system
 
 

