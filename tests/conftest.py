@@ -93,6 +93,17 @@ def redis_url(redis_server: EmbeddedRedis) -> str:
     return redis_server.url
 
 
+@pytest.fixture(scope="session")
+def tiny_base(reachable_folder: Path) -> Path:
+    """A base model that answers in milliseconds (nonsense)."""
+    from tiny import write_tiny_base
+
+    folder = reachable_folder / "tiny-base"
+    folder.mkdir()
+    write_tiny_base(folder)
+    return folder
+
+
 @pytest.fixture(autouse=True)
 def _no_settings_of_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """No test reads the developer's environment, `.env` or running system."""

@@ -137,7 +137,7 @@ def make_system(settings: Settings) -> System:
     write_private(runtime_file(folder), json.dumps(system.environment, indent=2))
     # As every child will read them: what was made up, over what was given.
     fields = {name.lower(): value for name, value in system.environment.items() if name != "NPLLM_DATA_DIR"}
-    system.settings = load_settings(running=False, data_dir=folder, simulator=settings.simulator, **fields)
+    system.settings = load_settings(running=False, **{**settings.model_dump(exclude_unset=True), **fields})
     return system
 
 
