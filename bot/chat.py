@@ -173,6 +173,7 @@ def look_up(awake: Awake, turn: Turn) -> Recalled:
             context=turn.context,
             question=turn.message.text,
             history=history,
+            language=turn.language,
             vector=vector,
             model=awake.embeddings.name if awake.embeddings else None,
             limit=awake.settings.retrieval_passages,

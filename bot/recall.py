@@ -71,6 +71,7 @@ def recall(
     context: str,
     question: str,
     history: Sequence[tuple[str, str]],
+    language: Language,
     vector: Sequence[float] | None,
     model: str | None,
     limit: int,
@@ -79,8 +80,9 @@ def recall(
     if not needs_search(question):
         return Recalled(None, history=list(history))
     hits = knowledge.search(
-        session, context=context, question=search_text(question, history), query_vector=vector, model=model, limit=limit
-    )
+        session, context=context, question=search_text(question, history), language=language, query_vector=vector,
+        model=model, limit=limit,
+    )  # fmt: skip
     return Recalled([hit.text for hit in hits], [str(hit.id) for hit in hits], list(history))
 
 

@@ -29,11 +29,14 @@ from core.tables import new_id
 MAX_DOCUMENT = 1_000_000  # characters in one `add`
 CANDIDATES = 50  # passages that each of the two lists proposes
 
-# Score = cosine + LEXICAL_WEIGHT x lexical score (0 to 1), or the lexical score alone where there is no vector.
-LEXICAL_WEIGHT = 1.0
-# Below these a passage has nothing to do with the question.
-FLOOR = 0.45
-FLOOR_LEXICAL = 0.15
+# Score = cosine + LETTERS_WEIGHT x letters squared; without vectors, the second part alone. Squared, because a few
+# shared letters say nothing and many decide. Chosen together with the floors on held-out questions (docs/log.md).
+LETTERS_WEIGHT = 8.0
+# What a passage in the question's own language is preferred by.
+SAME_LANGUAGE = 0.2
+# Below these scores a passage has nothing to do with the question: with vectors, and without.
+FLOOR = 0.40
+FLOOR_LETTERS = LETTERS_WEIGHT * 0.14**2
 
 
 @dataclass(frozen=True)
@@ -292,6 +295,7 @@ def search(
     query_vector: Sequence[float] | None,
     model: str | None,
     limit: int,
+    language: str | None = None,
     floor: float | None = None,
 ) -> list[Hit]:
     """The passages of a context that answer a question, best first; none where nothing fits.
@@ -300,6 +304,8 @@ def search(
         query_vector: the question's; None searches by letters alone (the embedder does not answer).
         model: whose vector it is: only vectors of this model are compared with it.
         limit: the most hits.
+        language: of the question, where it is known: a passage in it goes before its translation, and one in another
+            language is still found where it fits better.
         floor: hits below this score are left out; None takes the project's, 0 leaves none out.
     """
     if limit <= 0:
@@ -318,12 +324,12 @@ def search(
     lexical |= dict(zip(missing, index.scores_of(question, missing), strict=True))
     rows = _candidates(session, context, proposed, query_vector if model is not None else None, model)
     hits = []
-    for id, title, passage, language, cosine in rows:
-        score = lexical[id] if cosine is None else cosine + LEXICAL_WEIGHT * lexical[id]
-        least = floor if floor is not None else (FLOOR_LEXICAL if cosine is None else FLOOR)
+    for id, title, passage, spoken, cosine in rows:
+        score = (cosine or 0.0) + LETTERS_WEIGHT * lexical[id] ** 2
+        least = floor if floor is not None else (FLOOR_LETTERS if cosine is None else FLOOR)
         if score >= least:
-            hits.append(Hit(id, title, passage, language, score, lexical[id], cosine))
-    return sorted(hits, key=lambda hit: (-hit.score, hit.id))[:limit]
+            hits.append(Hit(id, title, passage, spoken, score, lexical[id], cosine))
+    return sorted(hits, key=lambda hit: (-hit.score - SAME_LANGUAGE * (hit.language == language), hit.id))[:limit]
 
 
 def _candidates(

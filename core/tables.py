@@ -342,7 +342,7 @@ class Knowledge(Base):
 
     __table_args__ = (
         UniqueConstraint("context", "sha256"),
-        Index("ix_knowledge_context_active", "context", postgresql_where=sql("active")),
+        Index(None, "context", "updated_at"),
     )
 
 

@@ -59,9 +59,11 @@ def build_index(session: Session, model: str) -> None:
     ).one_or_none()
     if largest is None or largest[0] <= EXACT_ROWS:
         return
+    # Below what the graph needs (2 KB a vector here), building takes many times as long; for this transaction only.
+    session.execute(text("SELECT set_config('maintenance_work_mem', '512MB', true)"))
     # A partial index's condition takes no parameter: the model's name stands in it as a quoted literal.
     quoted = session.execute(text("SELECT quote_literal(:model)"), {"model": model}).scalar_one()
-    name = f"ix_knowledge_embeddings_{hashlib.sha256(model.encode()).hexdigest()[:12]}"
+    name = f"hnsw_knowledge_embeddings_{hashlib.sha256(model.encode()).hexdigest()[:12]}"
     session.connection().exec_driver_sql(
         f"CREATE INDEX IF NOT EXISTS {name} ON npllm.knowledge_embeddings USING hnsw"
         f" ((embedding::{named}.vector({int(largest[1])})) {named}.vector_cosine_ops) WHERE model = {quoted}"

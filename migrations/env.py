@@ -18,7 +18,7 @@ def ours(item: Any, name: str | None, kind: str, reflected: bool, compare_to: An
         return not (PARTITION.match(name or "") or name == "alembic_version")
     if kind == "foreign_key_constraint":
         return not any(PARTITION.search(element.target_fullname.split(".")[-2]) for element in item.elements)
-    return not (kind == "index" and (name or "").startswith("ix_knowledge_embeddings_"))
+    return not (kind == "index" and (name or "").startswith("hnsw_knowledge_embeddings_"))
 
 
 def run(connection: Connection) -> None:

@@ -56,7 +56,7 @@ def reply(concurrency: int | None, replies: int, as_json: bool) -> None:
 
 
 @bench.command()
-@click.option("--rows", type=click.IntRange(1_000), default=100_000, show_default=True)
+@click.option("--rows", type=click.IntRange(2_000), default=100_000, show_default=True)
 @click.option("--seed", type=int, default=1, show_default=True)
 @click.option("--data", type=click.Path(exists=True, path_type=Path), default=None, help="pt_retrieval.jsonl.gz")
 @as_json_option

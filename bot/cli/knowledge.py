@@ -66,8 +66,8 @@ def search(question: str, context: str, limit: int, as_json: bool) -> None:
     vector = embed(client, question)
     with session() as db:
         hits = store.search(
-            db, context=context, question=question, query_vector=vector, model=client.name if client else None,
-            limit=limit,
+            db, context=context, question=question, language=language_of(question, settings().language),
+            query_vector=vector, model=client.name if client else None, limit=limit,
         )  # fmt: skip
     if as_json:
         print_json(

@@ -254,7 +254,10 @@ def _taught_model(english: BertModel, tensors: dict[str, torch.Tensor], scale: f
         update = tensors[f"{name}.lora_B"].float() @ tensors[f"{name}.lora_A"].float()
         state[f"{name}.weight"] = state[f"{name}.weight"] + scale * update
     model = BertModel(config, add_pooling_layer=False)
-    model.load_state_dict(state)
+    # What the LoRA leaves alone is shared, not copied; so are the original words' rows.
+    model.load_state_dict(state, assign=True)
+    shared = model.embeddings.word_embeddings.weight[: english.config.vocab_size].detach()
+    english.embeddings.word_embeddings.weight = torch.nn.Parameter(shared, requires_grad=False)
     return model
 
 

@@ -50,7 +50,7 @@ def write_card(
         if shop or name != "shop"
     )
     settings = ", ".join(f"{name} {value}" for name, value in recipe.items())
-    guesses = ", ".join(f"{count} words {share:.3f}" for count, share in figures.language.items())
+    guesses = ", ".join(f"{count}: {share:.3f}" for count, share in figures.language.items())
     (folder / "README.md").write_text(
         _CARD.format(
             words=words, sources=sources, left_out=", ".join(sorted(SHARE_ALIKE)), seed=seed, settings=settings,
@@ -74,8 +74,9 @@ texts over 256 tokens, or judging people.
     python -m learning.embedder --data parallel_en_pt.jsonl.gz --out FOLDER --seed {seed}{no_shop}
 
 Rows start as averages of the words' English translations (IBM model 1); then distillation after Reimers & Gurevych
-2020: a Portuguese text learns the vector that the original gives its translation. {settings}. {minutes:.0f} minutes on
-one shared core.
+2020: a Portuguese text learns the vector that the original gives its translation.
+
+{settings}. {minutes:.0f} minutes on one shared core.
 
 | trained on | licence | times seen in an epoch |
 |---|---|---|
@@ -92,7 +93,8 @@ On {f.pairs} pairs that were not trained on:
 | squared distance to the English translation's vector | {f.error_before:.3f} | {f.error:.3f} |
 | nearest English sentence is the translation | {f.found_before:.3f} | {f.found:.3f} |
 
-Language guessed rightly from the first {guesses}. Figures of search: `npllm bench retrieval`, docs/log.md.
+Language guessed rightly, by the number of words read: {guesses}. Figures of search: `npllm bench retrieval`,
+docs/log.md.
 
 Other vectors need another name: whoever trains this again changes `TAUGHT` in the embedder, so that stored vectors
 are made anew (`npllm knowledge reembed`).

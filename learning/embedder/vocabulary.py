@@ -51,7 +51,7 @@ def choose(
     lemmas = _by_lemma(rows, counts)
     chosen = sorted(rows, key=lambda word: (-counts[word], word))[:size]
     # What is left of the room goes to other forms of the words met: "entregaremos" where only "entregar" was.
-    for form, lemma in _forms(lemmas, tokenizer):
+    for form, lemma in _forms(lemmas):
         if len(chosen) >= size:
             break
         if form not in rows:
@@ -82,7 +82,7 @@ def _by_lemma(rows: dict[str, np.ndarray], counts: Counter[str]) -> dict[str, np
     }
 
 
-def _forms(lemmas: dict[str, np.ndarray], tokenizer: Tokenizer) -> Iterable[tuple[str, str]]:
+def _forms(lemmas: dict[str, np.ndarray]) -> Iterable[tuple[str, str]]:
     """(form, lemma) of the words in `lemmas` from simplemma's dictionary; short forms first, as the commoner ones."""
     dictionary = DefaultDictionaryFactory().get_dictionary("pt")
     found: dict[str, str] = {}

@@ -206,12 +206,7 @@ def upgrade() -> None:
         schema="npllm",
     )
     op.create_index(
-        "ix_knowledge_context_active",
-        "knowledge",
-        ["context"],
-        unique=False,
-        schema="npllm",
-        postgresql_where=sa.text("active"),
+        op.f("ix_knowledge_context_updated_at"), "knowledge", ["context", "updated_at"], unique=False, schema="npllm"
     )
     op.create_table(
         "rollouts",
@@ -386,6 +381,13 @@ def upgrade() -> None:
             ondelete="CASCADE",
         ),
         sa.PrimaryKeyConstraint("knowledge_id", "model", name=op.f("pk_knowledge_embeddings")),
+        schema="npllm",
+    )
+    op.create_index(
+        op.f("ix_knowledge_embeddings_context_model"),
+        "knowledge_embeddings",
+        ["context", "model"],
+        unique=False,
         schema="npllm",
     )
     op.create_table(

@@ -8,18 +8,11 @@ import pytest
 from sqlalchemy import Engine, text
 
 from core import knowledge, vectors
-from core.db import get_engine, transaction
+from core.db import transaction
 from core.errors import BadInput, NotFound, TooLarge
 from core.letters import index_of
-from core.migrate import migrate
 
 MODEL = "test-model"
-
-
-@pytest.fixture(scope="module")
-def engine(database_url: str) -> Engine:
-    migrate(database_url)
-    return get_engine(database_url)
 
 
 @pytest.fixture
@@ -89,6 +82,17 @@ def test_another_context_is_never_seen(engine: Engine, context: str) -> None:
         hits = find(engine, context, "desconto secreto funcionários boleto", by_vector=by_vector, limit=50, floor=0)
         assert len(hits) == 1
         assert secret[0] not in ids(hits)
+
+
+def test_the_questions_language_goes_first_and_the_other_is_still_found(engine: Engine, context: str) -> None:
+    with transaction(engine) as session:
+        (ours,) = knowledge.add(session, context=context, language="pt", title="Pix", text="5% off.")
+        (theirs,) = knowledge.add(session, context=context, language="en", title="Pix", text="5% off.")
+        for language, order in (("pt", [ours, theirs]), ("en", [theirs, ours])):
+            hits = knowledge.search(
+                session, context=context, question="pix", query_vector=None, model=None, limit=5, language=language
+            )
+            assert ids(hits) == order
 
 
 def test_nothing_fits(engine: Engine, context: str) -> None:
@@ -297,3 +301,11 @@ def fill(session: knowledge.Session, context: str, stored: np.ndarray, model: st
         ),
         rows,
     )
+
+
+def test_the_indexes_that_search_relies_on_are_there(engine: Engine) -> None:
+    """Without them nothing fails, it is only slow: 50 rows among 100,000 took 245 ms instead of 1."""
+    with transaction(engine) as session:
+        found = session.execute(text("SELECT indexdef FROM pg_indexes WHERE tablename LIKE 'knowledge%'")).scalars()
+        columns = [definition.split("(")[-1].rstrip(")") for definition in found]
+    assert {"context, model", "context, updated_at", "context, sha256"} <= set(columns)
