@@ -59,18 +59,48 @@ def postgres(reachable_folder: Path) -> Iterator[EmbeddedPostgres]:
         yield server
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--pooler", action="store_true", help="Run behind PgBouncer in transaction mode.")
+
+
 @pytest.fixture
-def database_url(postgres: EmbeddedPostgres) -> Iterator[str]:
-    """A migrated, empty database of this test's own."""
+def database_url(request: pytest.FixtureRequest, postgres: EmbeddedPostgres) -> Iterator[str]:
+    """A migrated, empty database of this test's own; with --pooler, behind PgBouncer."""
     name = f"test_{uuid.uuid4().hex[:12]}"
     with _admin(postgres) as connection:
         connection.execute(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
     url = _url(postgres, name)
+    if request.config.getoption("--pooler"):
+        url = f"{request.getfixturevalue('pooler').rsplit('/', 1)[0]}/{name}"
     yield url
     get_engine(url).dispose()
     get_engine.cache_clear()
     with _admin(postgres) as connection:
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(scope="session")
+def pooler(postgres: EmbeddedPostgres, reachable_folder: Path) -> Iterator[str]:
+    """The address of a PgBouncer in transaction mode before the same server; skips where none is installed."""
+    import shutil
+
+    binary = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
+    if binary is None:
+        pytest.skip("no pgbouncer on this machine (Debian: apt install pgbouncer)")
+    folder, port = reachable_folder / "pgbouncer", free_port()
+    folder.mkdir()
+    (folder / "users.txt").write_text('"npllm_owner" "for-tests"\n')
+    (folder / "pgbouncer.ini").write_text(
+        f"[databases]\n* = host=127.0.0.1 port={postgres.port}\n[pgbouncer]\nlisten_addr = 127.0.0.1\n"
+        f"listen_port = {port}\nunix_socket_dir =\nauth_type = scram-sha-256\nauth_file = {folder}/users.txt\n"
+        "pool_mode = transaction\ndefault_pool_size = 4\n"
+    )
+    for path in (folder, *folder.iterdir()):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    url = f"postgresql://npllm_owner:for-tests@127.0.0.1:{port}/postgres"
+    with _child([binary, str(folder / "pgbouncer.ini")], reachable_folder / "pgbouncer.log", user=postgres.user):
+        _wait(lambda: _connects(url), "PgBouncer")
+        yield url
 
 
 @pytest.fixture
@@ -172,6 +202,14 @@ def _wait(ready: Any, name: str, seconds: float = 30.0) -> None:
         if time.monotonic() > end:
             pytest.fail(f"{name} did not start.")
         time.sleep(0.05)
+
+
+def _connects(url: str) -> bool:
+    try:
+        psycopg.connect(url, prepare_threshold=None, connect_timeout=2).close()
+        return True
+    except psycopg.OperationalError:
+        return False
 
 
 def _admin(server: EmbeddedPostgres) -> psycopg.Connection[Any]:

@@ -10,6 +10,7 @@ from core.errors import SettingError, Unavailable
 from core.migrate import alembic_config, is_current, migrate
 from core.partitions import ensure_partitions, unprotected
 from core.tables import SCHEMA, new_id
+from integrations.postgres.embedded import EmbeddedPostgres
 
 
 def test_tables_and_migrations_do_not_drift(engine: Engine) -> None:
@@ -32,8 +33,8 @@ class TestAsOnSupabase:
     """Roles `anon` and `authenticated`, schema `extensions`, as Supabase has them before we arrive."""
 
     @pytest.fixture
-    def supabase_url(self, postgres, database_url: str) -> str:  # type: ignore[no-untyped-def]
-        base = database_url.rsplit("/", 1)[0]
+    def supabase_url(self, postgres: EmbeddedPostgres) -> str:
+        base = postgres.url.rsplit("/", 1)[0]
         name = f"supa_{new_id().hex[:12]}"
         with psycopg.connect(f"{base}/postgres", autocommit=True) as admin:
             admin.execute(f"CREATE DATABASE {name}")
@@ -69,10 +70,10 @@ class TestAsOnSupabase:
         assert vector_schema(get_engine(supabase_url)) == "extensions"
         get_engine(supabase_url).dispose()
 
-    def test_pgvector_is_taken_where_it_lies(self, postgres, database_url: str) -> None:  # type: ignore[no-untyped-def]
+    def test_pgvector_is_taken_where_it_lies(self, postgres: EmbeddedPostgres) -> None:
         from core.db import get_engine
 
-        base, name = database_url.rsplit("/", 1)[0], f"elsewhere_{new_id().hex[:12]}"
+        base, name = postgres.url.rsplit("/", 1)[0], f"elsewhere_{new_id().hex[:12]}"
         with psycopg.connect(f"{base}/postgres", autocommit=True) as admin:
             admin.execute(f"CREATE DATABASE {name}")
         with psycopg.connect(f"{base}/{name}", autocommit=True) as admin:

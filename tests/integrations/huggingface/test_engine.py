@@ -37,19 +37,27 @@ class Gate:
         self._forward = engine.model.forward
         self._permits = threading.Semaphore(0)
         self.arrived: queue.Queue[list[Feed]] = queue.Queue()
+        self._held: list[Feed] | None = None
         engine.model.forward = self._wait  # type: ignore[method-assign]
 
     def _wait(self, feeds: Sequence[Feed]) -> torch.Tensor:
         self.arrived.put(list(feeds))
-        assert self._permits.acquire(timeout=30)
+        assert self._permits.acquire(timeout=10)
         return self._forward(feeds)
 
     def step(self, count: int = 1) -> list[Feed]:
         """Let `count` steps run; return what the last was fed."""
         for _ in range(count):
-            feeds = self.arrived.get(timeout=30)
+            self.settle()
+            feeds, self._held = self._held, None
             self._permits.release()
+        assert feeds is not None
         return feeds
+
+    def settle(self) -> None:
+        """Wait until the engine stands at the gate: what is submitted from now on is in the step after the next."""
+        if self._held is None:
+            self._held = self.arrived.get(timeout=10)
 
     def open(self) -> None:
         self._permits.release(10_000)
@@ -85,9 +93,7 @@ def test_greedy_answer_is_that_of_transformers(
     assert reply.text == model.decoder.decode(said).rstrip("\ufffd")
 
 
-def test_company_changes_nobody_s_answer(
-    model: ServingModel, engines: Engines, ask: Ask, adapters: Adapters
-) -> None:
+def test_company_changes_nobody_s_answer(model: ServingModel, engines: Engines, ask: Ask, adapters: Adapters) -> None:
     engine = engines(model, adapters=3, step_tokens=32)
     names = [model.base.name]
     for seed in (1, 2, 3):
@@ -106,13 +112,12 @@ def test_company_changes_nobody_s_answer(
     assert len(set(alone)) == len(alone)
 
 
-def test_a_prompt_is_admitted_while_others_are_answered(
-    gated: Callable[..., tuple[Engine, Gate]], ask: Ask
-) -> None:
+def test_a_prompt_is_admitted_while_others_are_answered(gated: Callable[..., tuple[Engine, Gate]], ask: Ask) -> None:
     engine, gate = gated()
     name = engine.model.base.name
     first = ask(engine, prompt(name, seed=1))
     gate.step(4)
+    gate.settle()
     second = ask(engine, prompt(name, seed=2, length=20))
     gate.step()
     fed = gate.step()
@@ -121,13 +126,12 @@ def test_a_prompt_is_admitted_while_others_are_answered(
     assert first.last().finish == second.last().finish == "length"
 
 
-def test_a_long_prompt_is_read_in_parts_while_others_go_on(
-    gated: Callable[..., tuple[Engine, Gate]], ask: Ask
-) -> None:
+def test_a_long_prompt_is_read_in_parts_while_others_go_on(gated: Callable[..., tuple[Engine, Gate]], ask: Ask) -> None:
     engine, gate = gated(step_tokens=16)
     name = engine.model.base.name
     first = ask(engine, prompt(name, seed=1))
     gate.step(2)
+    gate.settle()
     long = ask(engine, prompt(name, seed=2, length=40, max_tokens=1))
     gate.step()
     read = [sorted(len(feed.tokens) for feed in gate.step()) for _ in range(3)]
@@ -232,6 +236,7 @@ def test_a_cancelled_reply_frees_its_row_and_disturbs_nobody(
     gone = ask(engine, prompt(name, seed=1, max_tokens=150))
     stays = ask(engine, prompt(name, seed=2))
     gate.step(3)
+    gate.settle()
     gone.ticket.cancel()
     gate.step()
     assert len(gate.step()) == 1
@@ -268,7 +273,7 @@ def test_limits(fresh_model: ServingModel, engines: Engines, ask: Ask) -> None:
     assert ask(engine, prompt(name, length=198, max_tokens=99)).last().usage.completion == 2
     gate = Gate(engine)
     replies = [ask(engine, prompt(name, seed=0))]
-    gate.arrived.get(timeout=30)
+    gate.settle()
     replies += [ask(engine, prompt(name, seed=i)) for i in range(2)]
     with pytest.raises(QueueFull) as refused:
         engine.submit(prompt(name), lambda _: None)
@@ -345,6 +350,21 @@ def test_a_failed_step_fails_its_rows_and_the_engine_goes_on(
     assert ask(engine, prompt(fresh_model.base.name)).last().finish == "length"
     assert engine.counters.failed == 1
     assert engine.alive
+
+
+def test_a_prompt_that_cannot_be_admitted_fails_alone(
+    fresh_model: ServingModel, engines: Engines, ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = engines(fresh_model)
+    question = prompt(fresh_model.base.name, length=20, prefix=10)
+    ask(engine, question).last()
+
+    def broken(slot: int, states: object) -> None:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(fresh_model.slots, "copy_in", broken)
+    assert isinstance(ask(engine, question).last().error, ModelUnavailable)
+    assert ask(engine, prompt(fresh_model.base.name)).last().finish == "length"
 
 
 def test_a_client_that_cannot_take_its_piece_loses_only_its_own(

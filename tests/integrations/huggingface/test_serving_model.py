@@ -139,7 +139,10 @@ def test_a_folder_that_is_no_model_is_refused(tmp_path: Path, bases: Callable[[s
 def test_encode_chat_tells_the_system_message_apart(model: ServingModel) -> None:
     system = {"role": "system", "content": "Seja breve."}
     tokens, prefix = model.encode_chat([system, {"role": "user", "content": "Olá"}])
-    assert model.decoder.decode(tokens[:prefix], skip_special_tokens=False) == "<|im_start|>system\nSeja breve.<|im_end|>\n"
+    assert (
+        model.decoder.decode(tokens[:prefix], skip_special_tokens=False)
+        == "<|im_start|>system\nSeja breve.<|im_end|>\n"
+    )
     assert model.decoder.decode(tokens, skip_special_tokens=False).endswith("<|im_start|>assistant\n")
     assert model.encode_chat([{"role": "user", "content": "Olá"}])[1] == 0
 

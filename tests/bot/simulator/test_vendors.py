@@ -1,0 +1,157 @@
+"""The fake vendors: they take what the real ones take, report deliveries, and misbehave as they are told."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+import pytest
+from servers import serving
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from bot.simulator.vendors import create_vendors
+from core.settings import load_settings
+
+
+@dataclass
+class Ourselves:
+    """Where delivery reports go; the first `refuse` of them are answered 503."""
+
+    refuse: int = 0
+    asked: int = 0
+    reports: list[str] = field(default_factory=list)
+
+    async def take(self, request: Request) -> Response:
+        body = (await request.body()).decode()
+        self.asked += 1
+        if self.asked <= self.refuse:
+            return Response(status_code=503)
+        self.reports.append(body)
+        return Response()
+
+    def wait(self, count: int) -> list[str]:
+        end = time.monotonic() + 5
+        while len(self.reports) < count and time.monotonic() < end:
+            time.sleep(0.02)
+        return self.reports
+
+
+@pytest.fixture
+def us() -> Ourselves:
+    return Ourselves()
+
+
+@pytest.fixture
+def vendor(us: Ourselves) -> Iterator[httpx.Client]:
+    with serving(Starlette(routes=[Route("/{path:path}", us.take, methods=["POST"])])) as here:
+        settings = load_settings(
+            running=False, public_base_url=here, twilio_auth_token="t", meta_app_secret="m", slack_signing_secret="s",
+            meta_phone_number_id="1",
+        )  # fmt: skip
+        with serving(create_vendors(settings)) as url, httpx.Client(base_url=url, timeout=5.0) as client:
+            client.headers["x-here"] = here
+            yield client
+
+
+def twilio(client: httpx.Client, body: str = "Olá", **form: str) -> httpx.Response:
+    fields = {"To": "whatsapp:+5511990000001", "From": "whatsapp:+551130000000", "Body": body, **form}
+    return client.post("/2010-04-01/Accounts/AC1/Messages.json", data=fields)
+
+
+def meta(client: httpx.Client, **body: Any) -> httpx.Response:
+    message = {"to": "5511990000001", "type": "text", "text": {"body": "Olá"}, "biz_opaque_callback_data": "row-1"}
+    return client.post("/v23.0/1/messages", json=message | body)
+
+
+def slack(client: httpx.Client, **body: Any) -> httpx.Response:
+    return client.post("/api/chat.postMessage", json={"channel": "D1", "text": "Olá", **body})
+
+
+SEND = {"twilio": twilio, "meta": meta, "slack": slack}
+
+
+def sent(client: httpx.Client, since: int = 0) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = client.get("/_sent", params={"since": since}).json()
+    return found
+
+
+def test_what_was_taken_is_numbered_and_listed(vendor: httpx.Client) -> None:
+    assert vendor.get("/healthz").json() == {"status": "ok"}
+    ids = [twilio(vendor).json()["sid"], meta(vendor).json()["messages"][0]["id"], f"D1:{slack(vendor).json()['ts']}"]
+    found = sent(vendor)
+    assert [(entry["n"], entry["vendor"], entry["id"], entry["text"]) for entry in found] == [
+        (number, name, key, "Olá") for number, (name, key) in enumerate(zip(SEND, ids, strict=True), 1)
+    ]
+    assert sent(vendor, since=2) == found[2:]
+
+
+def test_deliveries_are_reported_and_reported_again_if_not_taken(vendor: httpx.Client, us: Ourselves) -> None:
+    us.refuse = 1
+    here = vendor.headers["x-here"]
+    sid = twilio(vendor, StatusCallback=f"{here}/status?id=row-1").json()["sid"]
+    wamid = meta(vendor).json()["messages"][0]["id"]
+    reports = us.wait(4)
+    assert len(reports) == 4
+    assert sum(f"MessageSid={sid}" in report for report in reports) == 2
+    assert sum(wamid in report and "row-1" in report for report in reports) == 2
+
+
+@pytest.mark.parametrize("name", SEND)
+def test_faults_come_as_often_as_they_were_ordered(vendor: httpx.Client, name: str) -> None:
+    vendor.post("/_faults", json={"vendor": name, "kind": "429", "times": 2, "retry_after": 3})
+    answers = [SEND[name](vendor) for _ in range(3)]
+    assert [answer.status_code for answer in answers[:2]] == [429, 429]
+    assert [answer.headers["retry-after"] for answer in answers[:2]] == ["3", "3"]
+    assert answers[2].is_success
+    vendor.post("/_faults", json={"vendor": name, "kind": "500"})
+    others = [other for other in SEND if other != name]
+    assert all(SEND[other](vendor).is_success for other in others), "others are not concerned"
+    assert SEND[name](vendor).status_code == 500
+    assert len([entry for entry in sent(vendor) if entry["vendor"] == name]) == 1, "what was refused was not taken"
+
+
+@pytest.mark.parametrize(("name", "code"), [("twilio", 21610), ("meta", 131026), ("slack", "channel_not_found")])
+def test_a_refusal_has_the_vendors_shape(vendor: httpx.Client, name: str, code: Any) -> None:
+    vendor.post("/_faults", json={"vendor": name, "kind": "refuse", "code": code})
+    answer = SEND[name](vendor).json()
+    assert code in (
+        answer.get("code"),
+        answer.get("error"),
+        (answer.get("error") or {}).get("code") if name == "meta" else 0,
+    )
+    assert sent(vendor) == []
+
+
+@pytest.mark.parametrize("name", SEND)
+def test_dropped_is_taken_and_never_answered(vendor: httpx.Client, name: str) -> None:
+    vendor.post("/_faults", json={"vendor": name, "kind": "drop"})
+    vendor.timeout = httpx.Timeout(0.3)
+    with pytest.raises(httpx.ReadTimeout):
+        SEND[name](vendor)
+    vendor.timeout = httpx.Timeout(5.0)
+    assert [entry["vendor"] for entry in sent(vendor)] == [name]
+
+
+def test_twilio_finds_what_it_was_sent(vendor: httpx.Client) -> None:
+    sid = twilio(vendor, "Um").json()["sid"]
+    twilio(vendor, "Dois", To="whatsapp:+5511990000002")
+    found = vendor.get("/2010-04-01/Accounts/AC1/Messages.json", params={"To": "whatsapp:+5511990000001"}).json()
+    assert [(message["sid"], message["body"]) for message in found["messages"]] == [(sid, "Um")]
+
+
+def test_slack_tells_threads_apart(vendor: httpx.Client) -> None:
+    slack(vendor, text="fora")
+    slack(vendor, text="dentro", thread_ts="1.2", metadata={"event_type": "e", "event_payload": {"id": "row-1"}})
+
+    def texts(method: str, **arguments: str) -> list[str]:
+        answer = vendor.post(f"/api/{method}", data={"channel": "D1", **arguments}).json()
+        return [message["text"] for message in answer["messages"]]
+
+    assert texts("conversations.history") == ["fora"]
+    assert texts("conversations.replies", ts="1.2") == ["dentro"]
+    assert texts("conversations.replies", ts="1.2", oldest=f"{time.time() + 60:.6f}") == []
+    assert vendor.post("/api/auth.test").json()["ok"]
