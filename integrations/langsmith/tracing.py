@@ -6,12 +6,16 @@ off, and what is sent is only what `Tracer.trace` was given.
 
 import logging
 import os
+import queue
+import threading
 import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
 log = logging.getLogger(__name__)
+
+MAX_WAITING = 1_000  # traces
 
 
 class Tracer:
@@ -27,30 +31,45 @@ class Tracer:
         self.project = project
         self.redact = redact
         self.client: Any = None
+        self._waiting: queue.Queue[dict[str, Any]] = queue.Queue(MAX_WAITING)
         if key:
             from langsmith import Client
 
             self.client = Client(api_url=endpoint, api_key=key, timeout_ms=5_000, auto_batch_tracing=True)
+            # The client asks the server about itself before its first run, and waits for it: not in a turn's thread.
+            threading.Thread(target=self._send, name="langsmith", daemon=True).start()
 
     def trace(self, context: str, question: str, passages: list[str] | None, answer: str, version: str | None) -> None:
-        """One turn. Errors are logged at most as a warning."""
+        """One turn. It is sent in the background, and dropped where LangSmith is too slow to take it."""
         if self.client is None:
             return
+        at = datetime.now(UTC)
+        run = {
+            "id": uuid.uuid4(), "name": "turn", "run_type": "chain", "project_name": self.project,
+            "inputs": {"question": self.redact(question), "passages": passages or []},
+            "outputs": {"answer": self.redact(answer)},
+            "extra": {"metadata": {"context": context, "version": version}}, "start_time": at, "end_time": at,
+        }  # fmt: skip
         try:
-            now = datetime.now(UTC)
-            self.client.create_run(
-                id=uuid.uuid4(),
-                name="turn",
-                run_type="chain",
-                project_name=self.project,
-                inputs={"question": self.redact(question), "passages": passages or []},
-                outputs={"answer": self.redact(answer)},
-                extra={"metadata": {"context": context, "version": version}},
-                start_time=now,
-                end_time=now,
-            )
-        except Exception as error:
-            log.warning("LangSmith got no trace: %s", error)
+            self._waiting.put_nowait(run)
+        except queue.Full:
+            log.warning("LangSmith does not keep up: a trace was dropped.")
+
+    def flush(self) -> None:
+        """Wait until everything was handed over; for tests."""
+        self._waiting.join()
+        if self.client is not None:
+            self.client.flush()
+
+    def _send(self) -> None:
+        while True:
+            run = self._waiting.get()
+            try:
+                self.client.create_run(**run)
+            except Exception as error:
+                log.warning("LangSmith got no trace: %s", error)
+            finally:
+                self._waiting.task_done()
 
 
 def silence_langchain() -> None:

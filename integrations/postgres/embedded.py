@@ -11,11 +11,11 @@ import pwd
 import shutil
 import signal
 import subprocess
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
+import psutil
 import psycopg
 
 from core.errors import SettingError, Unavailable
@@ -127,24 +127,23 @@ class EmbeddedPostgres:
 
 
 def stop_leftover(folder: Path, timeout: float = 20.0) -> None:
-    """End a server that still runs on `folder`, left behind by a killed supervisor."""
+    """End a server that still runs on `folder`, left behind by a killed supervisor.
+
+    Raises:
+        Unavailable: it will not end.
+    """
     try:
-        pid = int((folder / "postmaster.pid").read_text().split()[0])
-        os.kill(pid, 0)
-        command = subprocess.run(["ps", "-o", "command=", "-p", str(pid)], capture_output=True, text=True).stdout
-        if str(folder) not in command:
+        left = psutil.Process(int((folder / "postmaster.pid").read_text().split()[0]))
+        if str(folder) not in left.cmdline():
             return  # the number was given to another program; Postgres finds that out itself
-        os.kill(pid, signal.SIGINT)
-    except (FileNotFoundError, ProcessLookupError, ValueError, IndexError):
+        left.send_signal(signal.SIGINT)
+        left.wait(timeout)
+    except psutil.TimeoutExpired:
+        raise Unavailable(
+            f"An earlier Postgres (process {left.pid}) still runs on {folder}.", f"End it: kill -QUIT {left.pid}"
+        ) from None
+    except (OSError, ValueError, IndexError, psutil.Error):
         return
-    end = time.monotonic() + timeout
-    while time.monotonic() < end:
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return
-        time.sleep(0.1)
-    raise Unavailable(f"An earlier Postgres (process {pid}) still runs on {folder}.", f"End it: kill -QUIT {pid}")
 
 
 def unprivileged_user() -> str:
