@@ -41,6 +41,7 @@ ALLOWED_TARGETS = frozenset(
 )
 MAX_RANK = 256
 _FORMAT = 1
+_WIDTHS = {"F32": 4, "F16": 2, "BF16": 2}  # bytes of a value, by safetensors' name of its type
 
 
 def file_sha256(path: Path) -> str:
@@ -73,13 +74,17 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """
     try:
         manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_bytes())
-        if manifest["format"] != _FORMAT or not isinstance(manifest["files"], dict) or "base" not in manifest:
+        names = [manifest["base"]["model"], manifest["base"]["revision"], *manifest["files"]]
+        files = manifest["files"].values()
+        if manifest["format"] != _FORMAT or not all(isinstance(name, str) for name in names):
+            raise ValueError("unknown format")
+        if not all(isinstance(file, dict) for file in files):
             raise ValueError("unknown format")
     except FileNotFoundError:
         raise ArtifactError(
             f"{folder} holds no {MANIFEST}.", "Name the folder of a whole adapter version, as a night publishes it."
         ) from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise ArtifactError(
             f"{folder / MANIFEST} cannot be read as a manifest of format {_FORMAT}.",
             "Fetch the version again from where it was published.",
@@ -146,10 +151,10 @@ def _check_config(folder: Path) -> None:
         config = json.loads((folder / CONFIG).read_bytes())
         targets = config["target_modules"]
         rank = int(config["r"])
-    except (ValueError, KeyError, TypeError):
+        unknown = {str(target) for target in (targets if isinstance(targets, list) else [targets])} - ALLOWED_TARGETS
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise ArtifactError(f"{folder / CONFIG} is not a LoRA configuration.", "Publish it again.") from None
-    unknown = set(targets if isinstance(targets, list) else [str(targets)]) - ALLOWED_TARGETS
-    if config.get("peft_type") != "LORA" or unknown or not 0 < rank <= MAX_RANK:
+    if config.get("peft_type") != "LORA" or unknown or not targets or not 0 < rank <= MAX_RANK:
         raise ArtifactError(
             f"{folder / CONFIG} asks for {config.get('peft_type')} of rank {rank} on {sorted(unknown) or targets}.",
             f"Only LoRA up to rank {MAX_RANK} on {', '.join(sorted(ALLOWED_TARGETS))} is served.",
@@ -174,7 +179,7 @@ def check_finite(path: Path) -> None:
     """
     for name, dtype, data in _float_tensors(path):
         # In each of the three formats a value is NaN or infinite where all bits of its exponent are set.
-        bits = np.frombuffer(data, dtype="<u4" if dtype == "F32" else "<u2")
+        bits = np.frombuffer(data, dtype=f"<u{_WIDTHS[dtype]}")
         mask = {"F32": 0x7F800000, "F16": 0x7C00, "BF16": 0x7F80}[dtype]
         if np.any((bits & mask) == mask):
             raise NotFinite(
@@ -185,19 +190,22 @@ def check_finite(path: Path) -> None:
 def _float_tensors(path: Path) -> Iterable[tuple[str, str, bytes]]:
     """The tensors of a safetensors file: name, type, raw bytes (format: huggingface.co/docs/safetensors)."""
     broken = ArtifactError(f"{path} is not a readable safetensors file.", "Fetch the version again.")
+    size = path.stat().st_size
     with path.open("rb") as file:
         head = file.read(8)
-        if len(head) < 8 or (length := struct.unpack("<Q", head)[0]) > path.stat().st_size:
+        if len(head) < 8 or (length := struct.unpack("<Q", head)[0]) > size - 8:
             raise broken
         try:
             header = json.loads(file.read(length))
             tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
             start = 8 + length
             for name, entry in tensors.items():
-                if entry["dtype"] not in ("F32", "F16", "BF16"):
+                if entry["dtype"] not in _WIDTHS:
                     raise ArtifactError(f"{path.name}: {name} is of type {entry['dtype']}.", "Publish floats.")
                 begin, end = entry["data_offsets"]
+                if not 0 <= begin <= end <= size - start or (end - begin) % _WIDTHS[entry["dtype"]]:
+                    raise broken
                 file.seek(start + begin)
                 yield name, entry["dtype"], file.read(end - begin)
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise broken from None

@@ -109,7 +109,7 @@ def _factors(
     ranks = sum(len(a) for a, _ in pairs.values())
     stacked = torch.empty(ranks, group.inputs)
     diagonal = torch.zeros(ranks, group.product.outputs)
-    blocks = []
+    spans = []
     rank = 0
     for path, (a, b) in pairs.items():
         first, last = group.parts[path]
@@ -120,6 +120,7 @@ def _factors(
             )
         stacked[rank : rank + len(a)] = a
         diagonal[rank : rank + len(a), first:last] = scale * b.T
-        blocks.append((rank, rank + len(a), first, last))
+        spans.append((slice(rank, rank + len(a)), slice(first, last)))
         rank += len(a)
-    return Factors(stacked.to(device, dtype), diagonal.to(device, dtype), tuple(blocks))
+    b = diagonal.to(device, dtype)
+    return Factors(stacked.to(device, dtype), b, tuple((*span, b[span]) for span in spans))

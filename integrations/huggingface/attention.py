@@ -90,6 +90,7 @@ class Step:
         self.slots = torch.tensor(slots, device=device)
         # Where nothing is asked, the model computes one token's logits all the same: none is no shape for it.
         self.last = torch.tensor(last or [0], device=device)
+        self._places: dict[tuple[int, int], torch.Tensor] = {}
         self._masks: dict[tuple[object, ...], torch.Tensor | None] = {}
         self._lay_out_singles(single, device)
 
@@ -105,6 +106,16 @@ class Step:
         self.single_tokens = torch.tensor([token for token, _ in by_token], device=device, dtype=torch.long)
         self.single_slots = torch.tensor([slot for _, slot in by_token], device=device, dtype=torch.long)
         self.in_slot_order = queries == list(range(self.count))
+
+    def places(self, heads: int, length: int) -> torch.Tensor:
+        """Where each token's state of each head goes in a layer's tensor, its first three dimensions taken as one."""
+        key = (heads, length)
+        found = self._places.get(key)
+        if found is None:
+            head = torch.arange(heads, device=self.slots.device)
+            found = ((self.slots[:, None] * heads + head) * length + self.positions[0][:, None]).flatten()
+            self._places[key] = found
+        return found
 
     def singles_mask(self, window: int | None, dtype: torch.dtype) -> torch.Tensor | None:
         """What to add to the scores of the rows with one token: shape (reach, 1, 1, longest), or None for nothing."""
@@ -154,9 +165,10 @@ class Slots:
         if layer not in self.layers:
             self.layers[layer] = (self._room_for(key), self._room_for(value))
         keys, values = self.layers[layer]
-        places = self.step.positions[0]
-        keys[self.step.slots, :, places] = key[0].transpose(0, 1)
-        values[self.step.slots, :, places] = value[0].transpose(0, 1)
+        for room, states in ((keys, key), (values, value)):
+            heads, width = room.shape[1], room.shape[3]
+            places = self.step.places(heads, self.length)
+            room.view(-1, width).index_copy_(0, places, states[0].transpose(0, 1).reshape(-1, width))
         return keys, values
 
     def _room_for(self, states: torch.Tensor) -> torch.Tensor:

@@ -23,7 +23,6 @@ from core.errors import ChangedBytes, SettingError, Unavailable
 Echo = Callable[[str], None]
 
 ATTEMPTS = 6
-_CHUNK = 1 << 18
 _STALLED_S = 30.0
 
 
@@ -117,7 +116,7 @@ def _fetch_rest(client: httpx.Client, url: str, part: Path, show: Callable[[int]
         resumed = answer.headers.get("Content-Range", "").startswith(f"bytes {have}-") and answer.status_code == 206
         done = have if resumed else 0
         with part.open("ab" if resumed else "wb") as file:
-            for chunk in answer.iter_bytes(_CHUNK):
+            for chunk in answer.iter_bytes():  # as it comes: a break loses nothing that arrived
                 file.write(chunk)
                 done += len(chunk)
                 show(done)

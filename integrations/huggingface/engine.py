@@ -20,7 +20,7 @@ import torch
 from core.errors import BadInput, Conflict, ModelUnavailable, NotFound
 from integrations.huggingface.adapters import ServedAdapter
 from integrations.huggingface.attention import Feed
-from integrations.huggingface.exchange import Limits, Piece, Prompt, QueueFull, Sink, Ticket, Usage
+from integrations.huggingface.exchange import Counters, Limits, Piece, Prompt, QueueFull, Sink, Ticket, Usage
 from integrations.huggingface.reply_text import ReplyText
 from integrations.huggingface.sampling import Chooser, choose
 from integrations.huggingface.serving_model import ServingModel
@@ -52,23 +52,6 @@ class _Row:
 def _prefix_key(ticket: Ticket) -> tuple[int, tuple[int, ...]]:
     prompt = ticket.prompt
     return (ticket.adapter.number if ticket.adapter else 0, tuple(prompt.tokens[: prompt.prefix]))
-
-
-@dataclass
-class Counters:
-    """What the engine did since it started; read by /metrics."""
-
-    finished: int = 0
-    cancelled: int = 0
-    failed: int = 0
-    refused: int = 0
-    prompt_tokens: int = 0
-    cached_tokens: int = 0
-    new_tokens: int = 0
-    steps: int = 0
-    step_seconds: float = 0.0
-    waiting: int = 0
-    rows: int = 0
 
 
 class Engine:
@@ -187,18 +170,21 @@ class Engine:
     # The batching thread
 
     def _run(self) -> None:
-        with torch.inference_mode():
-            while self._wait():
-                try:
-                    self._step()
-                except Exception:
-                    log.exception("A step failed; its replies are lost.")
-                    self._drop_all("The model server failed on this batch.", "See its log, and try again.")
-        with self._changed:
-            for ticket in self._queue:
-                _deliver(ticket, Piece(error=ModelUnavailable("The model server stopped.", "Try again.")))
-            self._queue.clear()
-        self._drop_all("The model server stopped.", "Try again when it is up.")
+        try:
+            with torch.inference_mode():
+                while self._wait():
+                    try:
+                        self._step()
+                    except Exception:
+                        log.exception("A step failed; its replies are lost.")
+                        self._drop_all("The model server failed on this batch.", "See its log, and try again.")
+        finally:
+            with self._changed:
+                self._closing = True
+                for ticket in self._queue:
+                    _deliver(ticket, Piece(error=ModelUnavailable("The model server stopped.", "Try again.")))
+                self._queue.clear()
+            self._drop_all("The model server stopped.", "Try again when it is up.")
 
     def _wait(self) -> bool:
         """Wait for work and admit it; False when the engine closes."""
@@ -229,7 +215,13 @@ class Engine:
             if shares or len(self._rows) == self.model.slots.count:
                 waiting.append(ticket)
                 continue
-            row = self._open(ticket)
+            try:
+                row = self._open(ticket)
+            except Exception:
+                log.exception("A prompt could not be admitted.")
+                self.counters.failed += 1
+                _deliver(ticket, Piece(error=ModelUnavailable("The model server failed on this prompt.", "Try again.")))
+                continue
             self._rows.append(row)
             if row.keeps_prefix:
                 being_read.add(row.prefix_key)

@@ -86,3 +86,20 @@ class Ticket:
 
     def cancel(self) -> None:
         self.cancelled = True
+
+
+@dataclass
+class Counters:
+    """What the engine did since it started; read by /metrics."""
+
+    finished: int = 0
+    cancelled: int = 0
+    failed: int = 0
+    refused: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    new_tokens: int = 0
+    steps: int = 0
+    step_seconds: float = 0.0
+    waiting: int = 0
+    rows: int = 0

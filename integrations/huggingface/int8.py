@@ -71,18 +71,18 @@ class Int8Product:
             )
             self._packed = torch.ops.quantized.linear_prepack(quantised, None)
         self._bias = None if bias is None else bias.detach().float()
-        self._engine = engine
+        products = torch.ops.quantized
+        if engine.fixed_range:
+            product = products.linear_with_input_q_dq_qweight_dq_output_fp32
+            how = (1 / engine.levels, engine.levels + 1)
+            self._multiply = lambda x: product.default(x, *how, self._packed)
+        else:
+            self._multiply = lambda x: products.linear_dynamic.default(x, self._packed, engine.levels < 127)
         self.outputs = len(weight)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         peaks = x.abs().amax(1, keepdim=True).clamp_min_(_TINY)
-        engine = self._engine
-        if engine.fixed_range:
-            y = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(
-                x / peaks, 1 / engine.levels, engine.levels + 1, self._packed
-            )
-        else:
-            y = torch.ops.quantized.linear_dynamic(x / peaks, self._packed, engine.levels < 127)
+        y = self._multiply(x / peaks)
         y.mul_(peaks)
         return y if self._bias is None else y.add_(self._bias)
 

@@ -19,8 +19,8 @@ from integrations.huggingface.int8 import Product
 
 # Names of neighbours that read the same input, in Llama, Qwen, Mistral, Gemma, Phi-3 and most others.
 FUSED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
-# Up to so many tokens one product with a block-diagonal B is quicker than one for each of the fused layers.
-_FEW_TOKENS = 8
+# Up to so many outputs in all, one product with a block-diagonal B is quicker than one for each of the fused layers.
+_SMALL = 20_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,21 +30,21 @@ class Factors:
     Args:
         a: (ranks, inputs): the A of all layers, one below the other.
         b: (ranks, outputs): the B of each layer, transposed and scaled, on the diagonal.
-        blocks: where they lie in `b`: (first rank, last rank, first output, last output) for each layer.
+        blocks: for each layer its ranks, its outputs, and its own part of `b`.
     """
 
     a: torch.Tensor
     b: torch.Tensor
-    blocks: tuple[tuple[int, int, int, int], ...]
+    blocks: tuple[tuple[slice, slice, torch.Tensor], ...]
 
     def add(self, x: torch.Tensor, y: torch.Tensor) -> None:
         """Add the update for inputs `x` (n, inputs) to `y` (n, outputs), in place."""
         down = nn.functional.linear(x, self.a)
-        if len(x) <= _FEW_TOKENS or len(self.blocks) == 1:
+        if len(self.blocks) == 1 or y.numel() <= _SMALL:
             y.addmm_(down, self.b)
             return
-        for rank, last_rank, output, last_output in self.blocks:
-            y[:, output:last_output].addmm_(down[:, rank:last_rank], self.b[rank:last_rank, output:last_output])
+        for ranks, outputs, block in self.blocks:
+            y[:, outputs].addmm_(down[:, ranks], block)
 
 
 @dataclass(eq=False)
@@ -70,7 +70,8 @@ class Group:
             if len(self.parts) == 1:
                 return y
             self._input = x
-            self._outputs = {name: y[..., first:last] for name, (first, last) in self.parts.items()}
+            widths = [last - first for first, last in self.parts.values()]
+            self._outputs = dict(zip(self.parts, y.split(widths, -1), strict=True))
         found = self._outputs.pop(part)
         if not self._outputs:
             self._input = None  # handed out in full: do not keep a step's activations alive
@@ -97,7 +98,8 @@ class Part(nn.Module):
         super().__init__()
         self.group, self.name = group, name
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Called as it stands: torch's way from here to `forward` looks for hooks, two hundred times a step."""
         return self.group.output(self.name, x)
 
 

@@ -6,7 +6,7 @@ service_tier) is ignored, as OpenAI-compatible servers do.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from integrations.huggingface.sampling import Sampling
 
@@ -34,18 +34,29 @@ _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "guided_grammar": (None,),
 }
 
+
+def _characters(text: str) -> str:
+    """JSON can carry half of a surrogate pair, which no tokenizer reads."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("the text holds half a character (a lone surrogate)") from None
+    return text
+
+
+Text = Annotated[str, AfterValidator(_characters)]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200)]
-Stop = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+Stop = Annotated[Text, StringConstraints(min_length=1, max_length=200)]
 
 
 class TextPart(BaseModel):
     type: Literal["text"]
-    text: str
+    text: Text
 
 
 class Message(BaseModel):
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart]
+    content: Text | list[TextPart]
 
     def as_template_reads_it(self) -> dict[str, str]:
         text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
@@ -123,6 +134,6 @@ class EmbeddingRequest(BaseModel):
     """POST /v1/embeddings. Texts only: token numbers would be those of another tokenizer."""
 
     model: Name
-    input: str | Annotated[list[str], Field(min_length=1, max_length=2048)]
+    input: Text | Annotated[list[Text], Field(min_length=1, max_length=2048)]
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: int | None = None

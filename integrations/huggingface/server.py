@@ -104,7 +104,7 @@ class _EngineMetrics:
 @click.option("--port", type=int, required=True)
 @click.option("--precision", type=click.Choice(["auto", "int8", "fp32", "bf16"]), default="auto", show_default=True)
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, …")
-@click.option("--threads", type=int, default=min(2, available_cores()), show_default=True, help="At most; see docs.")
+@click.option("--threads", type=int, default=min(2, available_cores()), show_default=True, help="At most.")
 @click.option("--rows", type=int, default=24, show_default=True, help="Conversations answered at the same time.")
 @click.option("--context", type=int, default=1024, show_default=True, help="Tokens of prompt and answer together.")
 @click.option("--queue", type=int, default=Limits.queue, show_default=True, help="Prompts that may wait.")

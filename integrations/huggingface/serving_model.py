@@ -10,7 +10,7 @@ import gc
 import inspect
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +20,7 @@ from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from core.artifacts import verify
+from core.artifacts import MANIFEST, file_sha256, verify
 from core.errors import BadInput, SettingError
 from integrations.huggingface.adapters import ServedAdapter, read_adapter
 from integrations.huggingface.attention import Feed, Slots, Step, install
@@ -69,6 +69,7 @@ class ServingModel:
         with torch.no_grad():
             self.tokenizer, self._model = self._load()
             self.decoder: Tokenizer = self.tokenizer.backend_tokenizer
+            self._marks = [token.content for token in self.decoder.get_added_tokens_decoder().values() if token.special]
             self.context = min(context, getattr(self._model.config, "max_position_embeddings", context))
             self._selects = "logits_to_keep" in inspect.signature(self._model.forward).parameters
             self.ends = _end_tokens(self._model, self.tokenizer)
@@ -86,7 +87,8 @@ class ServingModel:
             tokenizer = AutoTokenizer.from_pretrained(self.base.path)
             if not getattr(tokenizer, "is_fast", False):
                 raise ValueError("its tokenizer has no tokenizer.json")
-            model, report = AutoModelForCausalLM.from_pretrained(
+            load: Callable[..., Any] = AutoModelForCausalLM.from_pretrained
+            model, report = load(
                 self.base.path,
                 dtype=dtype,
                 attn_implementation="sdpa",
@@ -169,8 +171,6 @@ class ServingModel:
         Raises:
             ArtifactError: it must not be loaded, or does not fit this base.
         """
-        from core.artifacts import MANIFEST, file_sha256
-
         verify(folder, sha256=sha256, base_revision=self.base.revision)
         found = sha256 or file_sha256(folder / MANIFEST)
         return read_adapter(name, folder, found, self.groups, self.dtype, self.device)
@@ -203,10 +203,9 @@ class ServingModel:
         shared = len(prefix) if tokens[: len(prefix)] == prefix and len(prefix) < len(tokens) else 0
         return tokens, shared
 
-
     def _as_text(self, content: str) -> str:
         """A customer may write the marks that part one turn from the next; here they stay text."""
-        for mark in self.tokenizer.all_special_tokens:
+        for mark in self._marks:
             content = content.replace(mark, f"{mark[:1]} {mark[1:]}")
         return content
 
