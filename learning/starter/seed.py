@@ -28,6 +28,6 @@ def ensure_starter_examples(session: Session, context: str) -> int:
                 "id": new_id(), "context": context, "sha256": example.hash, "source": "starter", "split": split,
                 "messages": list(example.messages), "answer": example.answer,
             }  # fmt: skip
-            done = session.execute(insert(TrainingExample).values(**row).on_conflict_do_nothing())
-            added += done.rowcount  # type: ignore[attr-defined]
+            statement = insert(TrainingExample).values(**row).on_conflict_do_nothing().returning(TrainingExample.id)
+            added += session.execute(statement).first() is not None
     return added

@@ -243,13 +243,14 @@ class Writer:
         return self._capital(render(template, said.values)) if template[0].isupper() else render(template, said.values)
 
     def _ideal(self, said: Said) -> str:
-        """An ideal answer whose figures all stand in the passage as it is worded here."""
-        fitting = [
-            answer
-            for answer in (self._capital(render(template, said.values)) for template in said.ask["a"])
-            if set(figures(answer)) <= set(figures(said.passage)) | set(figures(said.values["name"]))
-        ]
-        return self.rng.choice(fitting)
+        """The first ideal answer whose figures all stand in the passage as it is worded here.
+
+        Always the first: a choice between equally good wordings is noise that a small model would spend its few
+        examples on.
+        """
+        answers = (self._capital(render(template, said.values)) for template in said.ask["a"])
+        known = set(figures(said.passage)) | set(figures(said.values["name"]))
+        return next(answer for answer in answers if set(figures(answer)) <= known)
 
     def _turn(self, said: Said) -> tuple[str, str]:
         phrasing = self.rng.choice(said.ask[self.phrasings] or said.ask["held"])
