@@ -40,9 +40,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         finally:
             await intake.close()
 
-    app = FastAPI(title="npllm", description="A messaging bot that learns overnight.", lifespan=lifespan)
+    app = FastAPI(
+        title="npllm", description="A messaging bot that learns overnight.", lifespan=lifespan,
+        routes=[*hooks(settings, intake)],
+    )  # fmt: skip
     app.state.intake = intake
-    app.include_router(hooks(settings, intake))
     app.include_router(chat_api(settings, intake))
     app.include_router(health(settings, engine))
     app.include_router(login.routes())

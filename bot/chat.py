@@ -15,7 +15,7 @@ remembered on its ledger row, and a reply is unique per message it answers.
 import logging
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -24,7 +24,7 @@ from sqlalchemy import select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from bot import guardrails, people
+from bot import guardrails, outbox, people
 from bot.lanes import Lease
 from bot.recall import Recalled, embed, language_of, recall, recent_turns, search_text
 from bot.router import BASE, Route, Served
@@ -131,6 +131,7 @@ def receive(awake: Awake, event_id: int, message: InboundMessage, lane: Lease) -
         word = people.opt_words(message.text)
         if word == "out":
             customer.opted_out_at = now()
+            outbox.withdraw(session, customer.id)
             _handled(event, "opted out")
             return None
         if word == "in" and customer.opted_out_at is not None:
@@ -140,10 +141,11 @@ def receive(awake: Awake, event_id: int, message: InboundMessage, lane: Lease) -
         if word == "no_training":
             people.set_consent(session, customer.id, False)
             _forbid_training(session, customer.id)
-            return replace(turn, fixed_reply=people.NO_CONSENT[language], kind="consent", ask_consent=False)
         if customer.opted_out_at is not None:
             _handled(event, "opted out")
             return None
+        if word == "no_training":
+            return replace(turn, fixed_reply=people.NO_CONSENT[language], kind="consent", ask_consent=False)
         consent = people.consent_answer(customer, message.text)
         if consent is not None:
             people.set_consent(session, customer.id, consent)
@@ -238,7 +240,7 @@ def save(
         if event.handled_at is not None:
             return
         conversation = session.get_one(Conversation, turn.conversation_id)
-        answer = _save_reply(session, turn, conversation, generated, route, found)
+        answer = _save_reply(session, turn, conversation, generated, route, found, awake.settings.token_prices)
         _put_in_outbox(awake, session, turn, conversation, answer)
         if turn.ask_consent:
             _ask_consent(awake, session, turn, conversation)
@@ -288,6 +290,7 @@ def _save_reply(
     generated: Generated,
     route: Route | None,
     found: Recalled,
+    prices: Mapping[str, tuple[float, float]],
 ) -> Message:
     reply, served = generated.reply, generated.served
     asked = session.get_one(Message, turn.message_id)
@@ -321,10 +324,17 @@ def _save_reply(
         first_token_ms=reply.first_token_ms if reply else None,
         prompt_tokens=reply.prompt_tokens if reply else None,
         completion_tokens=reply.completion_tokens if reply else None,
+        cost_usd=cost_of(reply, prices) if reply else None,
     )
     session.add(answer)
     session.flush()
     return answer
+
+
+def cost_of(reply: Reply, prices: Mapping[str, tuple[float, float]]) -> float:
+    """Dollars, by TOKEN_PRICES (per million tokens in and out); our own machines' tokens cost nothing."""
+    price_in, price_out = prices.get(reply.model, (0.0, 0.0))
+    return (reply.prompt_tokens * price_in + reply.completion_tokens * price_out) / 1e6
 
 
 def _put_in_outbox(awake: Awake, session: Session, turn: Turn, conversation: Conversation, answer: Message) -> None:

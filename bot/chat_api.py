@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Annotated, Any, Literal
 
+import psycopg
 import redis.asyncio
 from fastapi import APIRouter, Cookie, Header, Request, Response
 from fastapi.responses import StreamingResponse
@@ -20,7 +21,7 @@ from bot.hooks import closed, read_body
 from bot.intake import Intake
 from bot.web_channel import topic
 from core.errors import BadInput, NotFound, TooLarge, Unavailable
-from core.messages import InboundItem
+from core.messages import InboundItem, clean
 from core.settings import Settings
 
 MAX_MESSAGE = 4_000  # characters
@@ -110,7 +111,7 @@ def chat_api(settings: Settings, intake: Intake) -> APIRouter:
     ) -> Any:
         said: ChatRequest = await parse(request, ChatRequest)
         text = said.message.strip()
-        if not text.replace("\x00", ""):
+        if not clean(text):
             raise BadInput("The message is empty.", "Write something.")
         if len(text) > MAX_MESSAGE:
             raise TooLarge(f"The message has {len(text)} characters, more than {MAX_MESSAGE}.", "Send it in parts.")
@@ -167,8 +168,11 @@ async def _must_be_theirs(intake: Intake, message_id: str, visitor: str) -> None
         SELECT 1 FROM npllm.messages m JOIN npllm.identities i ON i.customer_id = m.customer_id
         WHERE m.id = %s AND m.direction = 'out' AND i.kind = 'visitor' AND i.value = %s
     """
-    async with intake.pool.connection() as connection:
-        found = await (await connection.execute(query, (answer, visitor))).fetchone()
+    try:
+        async with intake.pool.connection() as connection:
+            found = await (await connection.execute(query, (answer, visitor))).fetchone()
+    except (psycopg.OperationalError, OSError) as error:
+        raise Unavailable("The ledger does not answer.", "Try again in a moment.") from error
     if found is None:
         raise NotFound("There is no such answer in this conversation.", "Send the `id` of a message you were given.")
 

@@ -4,6 +4,8 @@ A webhook that arrives twice is stored once (unique key); one that cannot be sto
 vendor sends it again. If the bell cannot be rung, the clock's sweeper finds the rows.
 """
 
+import asyncio
+import hashlib
 import logging
 import time
 from collections.abc import Sequence
@@ -22,8 +24,18 @@ log = logging.getLogger(__name__)
 
 _INSERT = """
     INSERT INTO npllm.inbound_events (source, external_id, kind, lane, payload) VALUES (%s, %s, %s, %s, %s)
-    ON CONFLICT (source, external_id) DO NOTHING
+    ON CONFLICT (source, external_id) DO NOTHING RETURNING lane
 """
+# All of a batch or none of it, in one round trip: Meta sends up to 1,000 items at once.
+_INSERT_BATCH = """
+    INSERT INTO npllm.inbound_events (source, external_id, kind, lane, payload)
+    SELECT %s, external_id, kind, lane, payload
+    FROM unnest(%s::text[], %s::text[], %s::text[], %s::jsonb[])
+        WITH ORDINALITY AS new (external_id, kind, lane, payload, place)
+    ORDER BY place
+    ON CONFLICT (source, external_id) DO NOTHING RETURNING lane
+"""
+_MAX_NAME = 500  # characters of a key or a lane: both are indexed
 _SILENCE = 1.0  # seconds without trying the bell after it failed: no webhook waits for a Redis that is down
 
 
@@ -37,7 +49,6 @@ class Intake:
             max_size=pool_size,
             open=False,
             timeout=5.0,
-            check=AsyncConnectionPool.check_connection,
             kwargs={
                 "prepare_threshold": None,
                 "autocommit": True,
@@ -47,6 +58,8 @@ class Intake:
         )
         self.bell = redis.asyncio.Redis.from_url(redis_url, socket_connect_timeout=0.5, socket_timeout=0.5)
         self._bell_silent_until = 0.0
+        self._bell_lock = asyncio.Lock()
+        self._unrung: list[str] = []
 
     async def open(self) -> None:
         await self.pool.open()
@@ -63,24 +76,54 @@ class Intake:
         """
         if not items:
             return 0
+        rows = [
+            (_name(item.external_id), item.kind, _name(item.work_lane), Jsonb(clean_payload(item.payload)))
+            for item in items
+        ]
         try:
-            async with self.pool.connection() as connection:
-                new = [item for item in items if await self._insert(connection, source, item)]
+            try:
+                lanes = await self._insert(source, rows)
+            except PoolTimeout:
+                raise  # an OperationalError too, that has waited long enough
+            except psycopg.OperationalError:
+                # Connections that the server closed meanwhile (a restart) fail once; the pool looks for them now.
+                await self.pool.check()
+                lanes = await self._insert(source, rows)
         except (PoolTimeout, psycopg.OperationalError, OSError) as error:
             raise Unavailable("The ledger does not answer.", "The vendor will send this again.") from error
-        await self._ring(sorted({item.work_lane for item in new}))
-        return len(new)
+        await self._ring(sorted(set(lanes)))
+        return len(lanes)
 
-    async def _insert(self, connection: psycopg.AsyncConnection, source: str, item: InboundItem) -> bool:
-        values = (source, item.external_id[:500], item.kind, item.work_lane[:500], Jsonb(clean_payload(item.payload)))
-        cursor = await connection.execute(_INSERT, values)
-        return cursor.rowcount == 1
+    async def _insert(self, source: str, rows: Sequence[tuple[str, str, str, Jsonb]]) -> list[str]:
+        """The lanes of the rows that were new."""
+        async with self.pool.connection() as connection:
+            if len(rows) == 1:
+                cursor = await connection.execute(_INSERT, (source, *rows[0]))
+            else:
+                columns = [list(column) for column in zip(*rows, strict=True)]
+                cursor = await connection.execute(_INSERT_BATCH, (source, *columns))
+            return [lane for (lane,) in await cursor.fetchall()]
 
     async def _ring(self, lanes: list[str]) -> None:
+        """One push for all requests that came while the last one was under way."""
         if not lanes or time.monotonic() < self._bell_silent_until:
             return
-        try:
-            await self.bell.lpush(BELL, *lanes)
-        except redis.RedisError as error:
-            self._bell_silent_until = time.monotonic() + _SILENCE
-            log.warning("The bell does not ring (%s); the sweeper will find these.", type(error).__name__)
+        self._unrung += lanes
+        async with self._bell_lock:
+            if not self._unrung:
+                return  # rung by the request before us
+            rung, self._unrung = self._unrung, []
+            try:
+                await self.bell.lpush(BELL, *rung)
+            except redis.RedisError as error:
+                self._bell_silent_until = time.monotonic() + _SILENCE
+                log.warning("The bell does not ring (%s); the sweeper will find these.", type(error).__name__)
+
+
+def _name(text: str) -> str:
+    """A key or a lane as Postgres can store and index it; two long ones stay two."""
+    text = clean_payload(text)
+    if len(text) <= _MAX_NAME:
+        return text
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return f"{text[: _MAX_NAME - len(digest) - 1]}:{digest}"

@@ -2,6 +2,7 @@
 
 import logging
 from datetime import timedelta
+from typing import Any
 
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
@@ -140,15 +141,13 @@ def _try_again(awake: Awake, event: InboundEvent, error: Exception) -> None:
     attempts = event.attempts + 1
     given_up = attempts >= MAX_ATTEMPTS and not isinstance(error, Unavailable)
     reason = error.message if isinstance(error, NpllmError) else f"{type(error).__name__}: {error}"[:500]
+    # `outcome` is left as it stands: it may say which saved message this event became.
+    values: dict[str, Any] = {"handled_at": now(), "outcome": "given up"} if given_up else {}
     with transaction(awake.engine) as session:
         session.execute(
             update(InboundEvent)
             .where(InboundEvent.id == event.id, InboundEvent.handled_at.is_(None))
             .values(
-                attempts=attempts,
-                error=reason,
-                not_before=now() + timedelta(seconds=min(60, 2**attempts)),
-                handled_at=now() if given_up else None,
-                outcome="given up" if given_up else event.outcome,
+                attempts=attempts, error=reason, not_before=now() + timedelta(seconds=min(60, 2**attempts)), **values
             )
         )

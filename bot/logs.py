@@ -1,10 +1,14 @@
 """One JSON object per line: what a machine can search, without anybody's words in it."""
 
 import logging
+import re
 import sys
 from typing import Any
 
 from pythonjsonlogger.json import JsonFormatter
+
+# Postgres' errors quote the row that they are about, and with it what somebody wrote.
+_QUOTED_ROW = re.compile(r"^(?:DETAIL|CONTEXT):.*?(?=^\[SQL|^\n?The above exception|\Z)", re.M | re.S)
 
 
 class _Formatter(JsonFormatter):
@@ -20,6 +24,9 @@ class _Formatter(JsonFormatter):
     def add_fields(self, log_data: dict[str, Any], record: logging.LogRecord, message_dict: dict[str, Any]) -> None:
         super().add_fields(log_data, record, message_dict)
         log_data["process"] = self.process
+        for field in ("message", "exc_info"):
+            if isinstance(log_data.get(field), str):
+                log_data[field] = _QUOTED_ROW.sub("", log_data[field])
 
 
 def set_up(process: str, level: str) -> None:

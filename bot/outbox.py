@@ -6,6 +6,8 @@
                          -> failed    refused for good, or too many tries
     unknown  -> sent                  found at the vendor, or its status webhook came
              -> pending               looked up, and not there
+             -> failed                nobody can tell, or it was never there
+    pending, failed -> sent           its status webhook came after all
 
 A row that is `sending` when its holder died is treated as unknown: whoever takes it looks before sending.
 """
@@ -15,7 +17,7 @@ import uuid
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from sqlalchemy import select
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from bot import signals
@@ -23,15 +25,16 @@ from bot.lanes import Lease
 from bot.wiring import Awake
 from core import events
 from core.db import transaction
-from core.errors import Unavailable, VendorUnavailable
+from core.errors import DoorClosed, NpllmError, Unavailable, VendorUnavailable
 from core.messages import InboundStatus, Outgoing
-from core.tables import Message, OutboxItem, now
+from core.tables import Conversation, Message, OutboxItem, now
 
 log = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 8
 FIRST_WAIT = 2.0  # seconds; doubled with every attempt
 UNKNOWN_WAIT = 5.0  # before a look-up: the vendor may still be writing it
+CLOSED_WAIT = 60.0  # while a channel's secrets are not set
 GIVE_UP_UNKNOWN = timedelta(minutes=15)  # without a look-up (Meta), how long its status webhook is waited for
 WAITING = ("pending", "sending", "unknown")
 DELIVERY_RANK = {
@@ -93,26 +96,36 @@ def _claim(row: OutboxItem) -> Due:
 
 
 def _act(awake: Awake, due: Due, lease: Lease) -> None:
-    client = awake.channel(due.channel)
     try:
-        if due.look_first:
-            found = (
-                client.lookup(due.outgoing, due.created_at - timedelta(minutes=1)) if client.supports_lookup else None
-            )
-            if found:
-                _sent(awake, due, lease, found)
-            elif client.supports_lookup:
-                _set(awake, due, lease, state="pending", wait=0.0)
-            else:
-                _wait_for_status(awake, due, lease)
+        client = awake.channel(due.channel)
+        if not due.look_first:
+            found: str | None = client.send(due.outgoing)
+        elif client.supports_lookup:
+            found = client.lookup(due.outgoing, due.created_at - timedelta(minutes=1))
+        else:
+            _stay_unknown(awake, due, lease)
             return
-        provider_id = client.send(due.outgoing)
-    except VendorUnavailable as error:
-        _not_now(awake, due, lease, error)
-    except Unavailable as error:
-        _failed(awake, due, lease, str(error))
+    except DoorClosed as error:
+        state = "unknown" if due.look_first else "pending"
+        _set(awake, due, lease, state=state, wait=CLOSED_WAIT, error=error.message)
+    except Exception as error:
+        if due.look_first:
+            _stay_unknown(awake, due, lease, error)
+        elif isinstance(error, VendorUnavailable):
+            _not_now(awake, due, lease, error)
+        elif isinstance(error, Unavailable):
+            _failed(awake, due, lease, str(error))
+        else:  # a bug, or an answer that nobody expected: it may have been sent
+            log.exception("A message could not be sent")
+            reason = f"{type(error).__name__} while sending."
+            _not_now(awake, due, lease, VendorUnavailable(reason, outcome_unknown=True))
     else:
-        _sent(awake, due, lease, provider_id)
+        if found:
+            _sent(awake, due, lease, found)
+        elif due.attempts >= MAX_ATTEMPTS:
+            _failed(awake, due, lease, f"The vendor does not have it after {due.attempts} tries.")
+        else:
+            _set(awake, due, lease, state="pending", wait=0.0)
 
 
 def _sent(awake: Awake, due: Due, lease: Lease, provider_id: str) -> None:
@@ -149,21 +162,23 @@ def mark_sent(session: Session, row: OutboxItem, provider_id: str) -> None:
 
 
 def _not_now(awake: Awake, due: Due, lease: Lease, error: VendorUnavailable) -> None:
-    if due.attempts >= MAX_ATTEMPTS and not error.outcome_unknown:
-        _failed(awake, due, lease, f"{error.message} Gave up after {due.attempts} tries.")
-    elif error.outcome_unknown:
+    if error.outcome_unknown:
         _set(awake, due, lease, state="unknown", wait=UNKNOWN_WAIT, error=error.message)
+    elif due.attempts >= MAX_ATTEMPTS:
+        _failed(awake, due, lease, f"{error.message} Gave up after {due.attempts} tries.")
     else:
         wait = error.retry_after if error.retry_after is not None else FIRST_WAIT * 2 ** (due.attempts - 1)
-        state = "unknown" if due.look_first else "pending"
-        _set(awake, due, lease, state=state, wait=wait, error=error.message)
+        _set(awake, due, lease, state="pending", wait=wait, error=error.message)
 
 
-def _wait_for_status(awake: Awake, due: Due, lease: Lease) -> None:
+def _stay_unknown(awake: Awake, due: Due, lease: Lease, error: Exception | None = None) -> None:
+    """No look-up, or one that failed: a status webhook may still tell."""
     if datetime.now(UTC) - due.created_at > GIVE_UP_UNKNOWN:
         _failed(awake, due, lease, "Nobody knows whether it was sent: no answer, no status, and no look-up.")
-    else:
-        _set(awake, due, lease, state="unknown", wait=UNKNOWN_WAIT)
+        return
+    asked = error.retry_after if isinstance(error, VendorUnavailable) else None
+    reason = error.message if isinstance(error, NpllmError) else type(error).__name__ if error else None
+    _set(awake, due, lease, state="unknown", wait=UNKNOWN_WAIT if asked is None else asked, error=reason)
 
 
 def _set(awake: Awake, due: Due, lease: Lease, *, state: str, wait: float, error: str | None = None) -> None:
@@ -190,6 +205,16 @@ def _failed(awake: Awake, due: Due, lease: Lease, reason: str) -> None:
         )  # fmt: skip
 
 
+def withdraw(session: Session, customer_id: uuid.UUID) -> None:
+    """Nothing that still waits is sent to a person who opted out."""
+    theirs = select(Conversation.id).where(Conversation.customer_id == customer_id)
+    session.execute(
+        update(OutboxItem)
+        .where(OutboxItem.state == "pending", OutboxItem.conversation_id.in_(theirs))
+        .values(state="failed", error="The person opted out.")
+    )
+
+
 def record_status(session: Session, status: InboundStatus) -> None:
     """A delivery report: never downgraded; it also settles an unknown outcome."""
     row = None
@@ -207,7 +232,7 @@ def record_status(session: Session, status: InboundStatus) -> None:
     if row is None:
         log.info("A status for a message that is not ours: %s", status.delivery)
         return
-    if row.state in ("sending", "unknown") and DELIVERY_RANK.get(status.delivery, 0) < 9:
+    if row.state != "sent" and DELIVERY_RANK.get(status.delivery, 0) < 9:
         mark_sent(session, row, status.provider_message_id)
     if DELIVERY_RANK.get(status.delivery, -1) > DELIVERY_RANK.get(row.delivery or "", -1):
         row.delivery = status.delivery

@@ -11,7 +11,7 @@ from pathlib import Path
 from sqlalchemy import select
 
 from bot.wiring import embeddings, need_database
-from core import artifacts, knowledge, registry, shop
+from core import artifacts, events, knowledge, registry, shop
 from core.db import get_engine, transaction
 from core.errors import Conflict, ModelUnavailable
 from core.prompts import LANGUAGES
@@ -54,7 +54,13 @@ def embed_knowledge(settings: Settings, report: Callable[[int], None] = lambda d
     engine, embedder = get_engine(need_database(settings)), embeddings(settings)
     if embedder is None:
         return 0
-    return knowledge.reembed(lambda: transaction(engine), model=embedder.name, embed=embedder.embed, report=report)
+    done = knowledge.reembed(
+        lambda: transaction(engine), model=embedder.name, embed=embedder.embed, report=report
+    )  # fmt: skip
+    if done:
+        with transaction(engine) as session:
+            events.record(session, "embedding.generated", model=embedder.name, passages=done)
+    return done
 
 
 def seed_starter(settings: Settings) -> None:

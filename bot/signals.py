@@ -158,6 +158,12 @@ def _make_current(session: Session, feedback: Feedback) -> None:
         session.add(feedback)
         session.flush()
         return
+    if feedback.signal == "comment":
+        current.comment = feedback.comment  # words to the vote that stands, not another vote
+        feedback.superseded_at = now()
+        session.add(feedback)
+        session.flush()
+        return
     stale = feedback.given_at < current.given_at
     other_reaction = (
         feedback.op == "remove" and current.signal == "reaction" and current.raw != feedback.raw and feedback.raw

@@ -24,6 +24,7 @@ Array = NDArray[np.float64]
 HARMS = (0.05, 0.10, 0.20, 0.40)  # absolute falls in satisfaction the harm process bets on
 PRIOR_VOTES = 20.0  # what the historic rate weighs against votes seen in this rollout
 _EDGE = 1e-3  # rates stay this far from 0 and 1, so that no single vote decides
+_MOST = 700.0  # the largest logarithm of evidence that is kept: JSON and Postgres know no infinity
 
 
 def harm(y: ArrayLike, canary: ArrayLike, w: ArrayLike, *, historic: float) -> Array:
@@ -59,7 +60,7 @@ def no_worse(y: ArrayLike, canary: ArrayLike, w: ArrayLike, *, margin: float, hi
     base = np.asarray(np.round(clipped, 3), dtype=np.float64)
     null = least_favourable(base, w, margin)
     rate_under_null = np.where(canary, null - margin, null)
-    return np.exp(np.cumsum(np.log(_likelihood(y, base)) - np.log(_likelihood(y, rate_under_null))))
+    return _running_product(np.log(_likelihood(y, base)) - np.log(_likelihood(y, rate_under_null)))
 
 
 def sample_ratio(canary: ArrayLike, w: ArrayLike) -> Array:
@@ -69,15 +70,15 @@ def sample_ratio(canary: ArrayLike, w: ArrayLike) -> Array:
     for tilt in (0.5, 2 / 3, 1.5, 2.0):
         tilted = w * tilt / (w * tilt + 1 - w)
         factor = np.where(canary, tilted / w, (1 - tilted) / (1 - w))
-        products.append(np.exp(np.cumsum(np.log(factor))))
+        products.append(_running_product(np.log(factor)))
     return np.mean(products, axis=0) if len(canary) else np.ones(0)
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A rate and its 95 % interval (Wilson's), for people to look at; no decision reads it."""
+    """A rate and its 95 % interval (Wilson's), for people to look at; no decision reads it. No votes: no rate."""
 
-    rate: float
+    rate: float | None
     low: float
     high: float
     votes: int
@@ -85,7 +86,7 @@ class Interval:
 
 def interval(total: float, votes: int) -> Interval:
     if votes == 0:
-        return Interval(float("nan"), 0.0, 1.0, 0)
+        return Interval(None, 0.0, 1.0, 0)
     z, rate = 1.96, total / votes
     centre = (rate + z * z / (2 * votes)) / (1 + z * z / votes)
     half = z / (1 + z * z / votes) * np.sqrt(rate * (1 - rate) / votes + z * z / (4 * votes * votes))
@@ -139,8 +140,12 @@ def _mixture(y: Array, canary: NDArray[np.bool_], w: Array, base: Array, alterna
         rate = np.clip(alternative, _EDGE, 1 - _EDGE)
         as_canary, as_base = _likelihood(y, rate), _likelihood(y, base)
         served = np.where(canary, as_canary, as_base)
-        products.append(np.exp(np.cumsum(np.log(served) - np.log(w * as_canary + (1 - w) * as_base))))
+        products.append(_running_product(np.log(served) - np.log(w * as_canary + (1 - w) * as_base)))
     return np.mean(products, axis=0)
+
+
+def _running_product(logarithms: Array) -> Array:
+    return np.asarray(np.exp(np.minimum(np.cumsum(logarithms), _MOST)), dtype=np.float64)
 
 
 def last(process: Array) -> float:

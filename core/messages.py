@@ -5,6 +5,8 @@ each with the key that makes it unique. A worker then reads an item into one of 
 of the bot knows no vendor.
 """
 
+import math
+import unicodedata
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
@@ -18,6 +20,7 @@ Op = Literal["add", "replace", "remove"]
 ItemKind = Literal["message", "edit", "delete", "signal", "status", "command", "ignored"]
 SIGNAL_KINDS = frozenset({"signal", "status", "ignored"})
 MAX_TEXT = 8_000  # characters of one incoming message that are kept; nobody types more
+_FILLERS = frozenset("\u115f\u1160\u2800\u3164\uffa0")  # letters and symbols by category, blank to the eye
 
 
 @dataclass(frozen=True)
@@ -139,21 +142,28 @@ class Outgoing:
 
 
 def clean(text: str | None) -> str:
-    """Text as Postgres can store it and a person wrote it: no NUL, no lone surrogates, bounded, trimmed."""
+    """Text as Postgres can store it and a person wrote it: no NUL, no lone surrogates, bounded, trimmed; empty where
+    nothing in it can be seen (WhatsApp's "blank messages" are made of fillers and joiners)."""
     if not text:
         return ""
-    text = text.replace("\x00", "").encode("utf-8", "ignore").decode()
-    return text.strip()[:MAX_TEXT]
+    text = text.replace("\x00", "").encode("utf-8", "ignore").decode().strip()[:MAX_TEXT].strip()
+    return text if any(_is_visible(character) for character in text) else ""
+
+
+def _is_visible(character: str) -> bool:
+    return unicodedata.category(character)[0] in "LNPS" and character not in _FILLERS
 
 
 def clean_payload(value: Any) -> Any:
-    """The same for a whole JSON value: Postgres' jsonb refuses NUL and lone surrogates."""
+    """The same for a whole JSON value: Postgres' jsonb refuses NUL, lone surrogates, NaN and infinity."""
     if isinstance(value, str):
         return value.replace("\x00", "").encode("utf-8", "ignore").decode()
     if isinstance(value, dict):
         return {clean_payload(key): clean_payload(item) for key, item in value.items()}
     if isinstance(value, list):
         return [clean_payload(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
     return value
 
 

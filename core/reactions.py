@@ -36,7 +36,7 @@ _SLACK_NAMES = {
     "no_entry_sign": "🚫", "face_palm": "🤦", "handshake": "🤝", "star-struck": "🤩",
 }  # fmt: skip
 _POSITIVE_WORDS = frozenset("otimo excelente perfeito maravilha adorei gostei ajudou great perfect helpful".split())
-_NEGATIVE_WORDS = frozenset("ruim pessimo horrivel errado errada incorreto nao ajudou wrong bad useless".split())
+_NEGATIVE_WORDS = frozenset("ruim pessimo horrivel errado errada incorreto wrong bad useless".split())
 _FLAG_WORDS = frozenset("problema denunciar problem".split())
 _STARS = re.compile(r"^\s*([1-5])\s*(?:/\s*5|estrelas?|stars?)\s*$", re.I)
 _MODIFIERS = re.compile("[\U0001f3fb-\U0001f3ff\ufe0f\ufe0e\u200d\u2640\u2642]")
@@ -83,12 +83,12 @@ def word_rating(text: str) -> Rating | None:
     """One or two words that rate, for quoted replies only: on its own 'errado' may be about anything."""
     plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
     words = re.findall(r"[a-z]+", plain)
-    if not 1 <= len(words) <= 2:
+    if not 1 <= len(words) <= 2 or "?" in text:
         return None
-    if set(words) & _FLAG_WORDS:
+    if len(words) == 1 and words[0] in _FLAG_WORDS:  # "sem problema" is none
         return Rating("negative", 0.0, "flag")
-    if words[0] == "nao" and len(words) == 2:
-        return Rating("negative", 0.0, "keyword")
+    if words[0] in ("nao", "not") and words[-1] in _POSITIVE_WORDS:
+        return Rating("negative", 0.0, "keyword")  # a bare "não" or "não quero" answers a question, it rates nothing
     if set(words) <= _POSITIVE_WORDS | {"muito", "very"} and set(words) & _POSITIVE_WORDS:
         return Rating("positive", 1.0, "keyword")
     if set(words) <= _NEGATIVE_WORDS | {"muito", "very"} and set(words) & _NEGATIVE_WORDS:

@@ -208,28 +208,14 @@ def read_plan(text: str) -> Plan:
     """
     try:
         data = yaml.safe_load(text)
-        steps = data["steps"]
-    except (yaml.YAMLError, KeyError, TypeError):
-        raise BadInput("A plan is a YAML mapping with `steps`.", "Start from: npllm rollout lint --example") from None
+    except yaml.YAMLError:
+        data = None
+    if not isinstance(data, dict) or not isinstance(data.get("steps"), list):
+        raise BadInput("A plan is a YAML mapping with a list of `steps`.", "Start from: npllm rollout lint --example")
+    _only(data, {"name", "mode", "steps"}, "The plan")
     stages: list[Stage] = []
-    for number, step in enumerate(steps, 1):
-        unknown = set(step) - {"setWeight", "minVotes", "pause", "margin"}
-        if unknown:
-            raise BadInput(f"Step {number} has unknown keys: {', '.join(sorted(unknown))}.", "See docs/rollouts.md.")
-        try:
-            stage = Stage(
-                weight=float(step["setWeight"]) / 100,
-                min_votes=int(step.get("minVotes", 30)),
-                hold_seconds=_duration(str((step.get("pause") or {}).get("duration", "6h"))),
-                margin=float(step.get("margin", 10)) / 100,
-            )
-        except (KeyError, ValueError, AttributeError) as error:
-            raise BadInput(f"Step {number}: {error} is missing or no number.", "See docs/rollouts.md.") from None
-        if not 0 < stage.weight < 1 or not 0 < stage.margin <= 0.5 or stage.min_votes < 1:
-            raise BadInput(
-                f"Step {number}: setWeight must be between 0 and 100, margin at most 50, minVotes at least 1.",
-                "The last step's promotion is what leads to 100.",
-            )
+    for number, step in enumerate(data["steps"], 1):
+        stage = _read_step(step, f"Step {number}")
         if stages and stage.weight <= stages[-1].weight:
             raise BadInput(f"Step {number}: setWeight must rise from step to step.", "Reorder the steps.")
         stages.append(stage)
@@ -238,14 +224,47 @@ def read_plan(text: str) -> Plan:
     plan = Plan(str(data.get("name", "custom")), tuple(stages))
     if data.get("mode"):
         if data["mode"] not in ("canary", "ab", "blue-green"):
-            raise BadInput(f"Unknown mode {data['mode']}.", "Choose canary, ab or blue-green.")
+            raise BadInput(f"mode: there is no '{data['mode']}'.", "Choose canary, ab or blue-green.")
         plan = replace(plan, mode=data["mode"])
     return plan
 
 
-def _duration(text: str) -> float:
+def _read_step(step: Any, where: str) -> Stage:
+    if not isinstance(step, dict):
+        raise BadInput(f"{where} is no mapping.", "Write it as - setWeight: 25")
+    _only(step, {"setWeight", "minVotes", "pause", "margin"}, where)
+    if "setWeight" not in step:
+        raise BadInput(f"{where}: setWeight is missing.", "Give the percent of people: setWeight: 25")
+    pause = step.get("pause", {})
+    if not isinstance(pause, dict):
+        raise BadInput(f"{where}: pause is no mapping.", "Write it as pause: {duration: 6h}")
+    _only(pause, {"duration"}, f"{where}: pause")
+    return Stage(
+        weight=_number(step["setWeight"], f"{where}: setWeight", 0.1, 99.9) / 100,
+        min_votes=int(_number(step.get("minVotes", 30), f"{where}: minVotes", 1, 1_000_000)),
+        hold_seconds=_duration(pause.get("duration", "6h"), f"{where}: pause.duration"),
+        margin=_number(step.get("margin", 10), f"{where}: margin", 0.1, 50) / 100,
+    )
+
+
+def _only(found: dict[Any, Any], allowed: set[str], where: str) -> None:
+    if unknown := {str(key) for key in found} - allowed:
+        raise BadInput(f"{where} has unknown keys: {', '.join(sorted(unknown))}.", "See docs/rollouts.md.")
+
+
+def _number(value: Any, key: str, least: float, most: float) -> float:
+    """A number from `least` to `most`; NaN is in no range."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise BadInput(f"{key} is '{value}', which is no number.", "See docs/rollouts.md.") from None
+    if not least <= number <= most:
+        raise BadInput(f"{key} is {number:g}; it must be from {least:g} to {most:g}.", "See docs/rollouts.md.")
+    return number
+
+
+def _duration(value: Any, key: str) -> float:
     """'30s', '15m', '6h', '1d' in seconds."""
-    units = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-    if text and text[-1] in units:
-        return float(text[:-1]) * units[text[-1]]
-    return float(text)
+    text = str(value)
+    unit = {"s": 1.0, "m": 60.0, "h": HOUR, "d": 24 * HOUR}.get(text[-1:])
+    return _number(text[:-1] if unit else text, key, 0, 365 * 86400) * (unit or 1.0)

@@ -8,6 +8,7 @@ or INFERENCE_URL, embeddings only by EMBEDDING_MODEL, the fallback chain only by
 import json
 import os
 import warnings
+from datetime import time
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,6 +19,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from core import shop
 from core.errors import SettingError
 from core.prompts import Language
+from core.untrusted import as_dict
 
 EMBEDDED = "embedded"
 
@@ -38,8 +40,9 @@ class Settings(BaseSettings):
     """See `.env.example` for a sentence on each."""
 
     model_config = SettingsConfigDict(
-        env_file=".env", env_file_encoding="utf-8", extra="ignore", env_ignore_empty=True, populate_by_name=True
-    )
+        env_file=".env", env_file_encoding="utf-8", extra="ignore", env_ignore_empty=True, populate_by_name=True,
+        allow_inf_nan=False,
+    )  # fmt: skip
 
     # Place and shop window
     data_dir: Path = Field(default_factory=default_data_dir, validation_alias="NPLLM_DATA_DIR")
@@ -63,6 +66,7 @@ class Settings(BaseSettings):
     inference_url: str | None = None
     inference_model: str | None = None
     fallback_models: Annotated[list[str], NoDecode] = []
+    token_prices: Annotated[dict[str, tuple[float, float]], NoDecode] = {}
     embedding_model: str = EMBEDDED
     local_model_url: str = "http://127.0.0.1:8400/v1"
     local_model_key: SecretStr | None = None
@@ -134,6 +138,17 @@ class Settings(BaseSettings):
     def _comma_separated(cls, value: Any) -> Any:
         return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
+    @field_validator("token_prices", mode="before")
+    @classmethod
+    def _prices(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            pairs = [part.strip().rsplit("=", 1) for part in value.split(",") if part.strip()]
+            return {name: tuple(float(price) for price in prices.split("/", 1)) for name, prices in pairs}
+        except ValueError:
+            raise ValueError("write NAME=IN/OUT, dollars per million tokens, separated by commas") from None
+
     @field_validator("data_dir", mode="after")
     @classmethod
     def _absolute(cls, value: Path) -> Path:
@@ -163,6 +178,15 @@ class Settings(BaseSettings):
         except (KeyError, ValueError):
             raise ValueError("is not a time zone's name, such as America/Sao_Paulo") from None
         return value
+
+    @field_validator("sleep_hours", mode="after")
+    @classmethod
+    def _range_of_hours(cls, value: str) -> str:
+        try:
+            start, end = (time.fromisoformat(part.strip()) for part in value.split("-"))
+        except ValueError:
+            raise ValueError("is no range such as 02:00-06:00") from None
+        return f"{start:%H:%M}-{end:%H:%M}"
 
     @model_validator(mode="after")
     def _successor_of_service_role_key(self) -> "Settings":
@@ -221,13 +245,13 @@ def load_settings(*, running: bool = True, **overrides: Any) -> Settings:
     if not running:
         return settings
     try:
-        made_up = json.loads(runtime_file(settings.data_dir).read_text())
+        made_up = as_dict(json.loads(runtime_file(settings.data_dir).read_text()))
     except (OSError, ValueError):
         return settings
-    missing = {name: value for name, value in made_up.items() if not os.environ.get(name)}
-    fields = {str(field.validation_alias or name).upper(): name for name, field in Settings.model_fields.items()}
-    found = {fields[name]: value for name, value in missing.items() if name in fields}
-    return _validated(**{**found, **overrides})
+    fields = dict(zip(variable_names(), Settings.model_fields, strict=True))
+    found = {fields[name]: value for name, value in made_up.items() if name in fields}
+    missing = {name: value for name, value in found.items() if name not in settings.model_fields_set}
+    return _validated(**{**missing, **overrides})
 
 
 @cache

@@ -3,9 +3,8 @@
 import re
 import unicodedata
 
-import phonenumbers
-
 _SENTENCE_END = re.compile(r"(?<=[.!?…])\s+|\n+")
+_USER_ID = re.compile(r"[A-Z]{2}\.(?:ENT\.)?[A-Za-z0-9]+")
 
 
 def fold(text: str) -> str:
@@ -26,9 +25,8 @@ def split_text(text: str, limit: int) -> list[str]:
     while len(rest) > limit:
         window = rest[: limit + 1]
         ends = [match.start() for match in _SENTENCE_END.finditer(window) if match.start() > limit // 3]
-        cut = ends[-1] if ends else window.rfind(" ", limit // 3)
-        if cut <= 0:
-            cut = limit
+        spaces = [match.start() for match in re.finditer(r"\s", window)]
+        cut = ends[-1] if ends else spaces[-1] if spaces else limit
         parts.append(rest[:cut].strip())
         rest = rest[cut:].strip()
     return [*parts, rest] if rest or not parts else parts
@@ -39,13 +37,18 @@ def canonical_phone(number: str) -> str | None:
 
     WhatsApp names older Brazilian accounts without the ninth digit that everybody dials: both are one person.
     """
-    digits = re.sub(r"\D", "", number)
-    if not digits:
-        return None
+    number = number.removeprefix("whatsapp:")
+    digits = re.sub(r"[^0-9]", "", number)
+    if re.search(r"[^0-9\s+().-]", number):
+        return None  # a user id such as BR.5511987650001 has digits too
     if len(digits) == 12 and digits.startswith("55") and digits[4] in "6789":
         digits = f"{digits[:4]}9{digits[4:]}"
-    try:
-        parsed = phonenumbers.parse(f"+{digits}")
-    except phonenumbers.NumberParseException:
-        return None
-    return f"+{digits}" if phonenumbers.is_possible_number(parsed) else None
+    return f"+{digits}" if 8 <= len(digits) <= 15 else None  # ITU-T E.164: at most 15 digits
+
+
+def is_user_id(address: str) -> bool:
+    """WhatsApp's id of a person who hides the number behind a username (BSUID): a country, a dot, letters and digits.
+    Those of a group of businesses have ENT in between.
+    https://developers.facebook.com/documentation/business-messaging/whatsapp/business-scoped-user-ids
+    """
+    return _USER_ID.fullmatch(address) is not None

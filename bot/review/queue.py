@@ -77,8 +77,8 @@ def _add(session: Session, settings: Settings, asked: Message, answered: Message
         "history": history,
         "version": answered.version,
     }
-    done = session.execute(insert(AnnotationItem).values(**values).on_conflict_do_nothing())
-    return int(done.rowcount)  # type: ignore[attr-defined]
+    statement = insert(AnnotationItem).values(**values).on_conflict_do_nothing().returning(AnnotationItem.id)
+    return 0 if session.execute(statement).first() is None else 1
 
 
 def claim_next(

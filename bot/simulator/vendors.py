@@ -5,7 +5,7 @@ misbehave on demand:
 
     GET  /_sent?since=N     everything accepted so far, as {"n", "vendor", "to", "text", "id", ...}
     POST /_faults           {"vendor", "times", "kind": "429" | "500" | "refuse" | "drop", "retry_after"}
-                            "drop" takes the message and never answers
+                            "drop" takes the message and never answers; "code" is the vendor's, for "refuse"
 """
 
 import asyncio
@@ -106,7 +106,7 @@ def create_vendors(settings: Settings) -> FastAPI:
             for status in ("sent", "delivered"):
                 report(traffic.twilio_status(settings, callback, str(message["sid"]), status))
         if wrong and wrong["kind"] == "drop":
-            await asyncio.sleep(60)
+            await _gone(request)
         return JSONResponse({**message, "status": "queued", "account_sid": sid, "error_code": None}, status_code=201)
 
     @app.get("/2010-04-01/Accounts/{sid}/Messages.json")
@@ -137,9 +137,9 @@ def create_vendors(settings: Settings) -> FastAPI:
         wamid = f"wamid.{secrets.token_hex(18)}"
         sent.take("meta", id=wamid, to=to, text=text, buttons=buttons)
         for status in ("sent", "delivered"):
-            report(traffic.meta_status(settings, wamid, status, echo=body.get("biz_opaque_callback_data")))
+            report(traffic.meta_status(settings, wamid, status, echo=str(body.get("biz_opaque_callback_data"))))
         if wrong and wrong["kind"] == "drop":
-            await asyncio.sleep(60)
+            await _gone(request)
         contacts = [{"input": to, "wa_id": to}]
         return JSONResponse({"messaging_product": "whatsapp", "contacts": contacts, "messages": [{"id": wamid}]})
 
@@ -148,6 +148,8 @@ def create_vendors(settings: Settings) -> FastAPI:
         wrong = fault("slack")
         if wrong and (answer := await misbehave(wrong, {"ok": False, "error": "ratelimited"})):
             return answer
+        if wrong and wrong["kind"] == "refuse":
+            return JSONResponse({"ok": False, "error": wrong.get("code", "not_in_channel")})
         data = await _slack_arguments(request)
         if method == "chat.postMessage":
             ts = f"{time.time():.6f}"
@@ -163,12 +165,14 @@ def create_vendors(settings: Settings) -> FastAPI:
                 thread=data.get("thread_ts"), buttons=buttons, metadata=data.get("metadata"),
             )  # fmt: skip
             if wrong and wrong["kind"] == "drop":
-                await asyncio.sleep(60)
+                await _gone(request)
             return JSONResponse({"ok": True, "channel": data.get("channel"), "ts": ts, "message": {"ts": ts}})
         if method in ("conversations.replies", "conversations.history"):
             messages = [
                 {"ts": e["ts"], "text": e["text"], "metadata": e["metadata"], "bot_id": "B0SIM"}
-                for e in sent if e["vendor"] == "slack" and e["to"] == data.get("channel")
+                for e in sent
+                if e["vendor"] == "slack" and e["to"] == data.get("channel")
+                and e["thread"] == data.get("ts") and e["at"] >= float(data.get("oldest") or 0)
             ]  # fmt: skip
             return JSONResponse({"ok": True, "messages": messages, "has_more": False})
         if method == "auth.test":
@@ -189,6 +193,13 @@ async def _deliver(client: httpx.AsyncClient, signed: traffic.Signed) -> None:
             if response.is_success:
                 return
     log.warning("A delivery report was not taken: %s", signed.url)
+
+
+async def _gone(request: Request, seconds: float = 60.0) -> None:
+    """Say nothing until the caller has had enough."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and not await request.is_disconnected():
+        await asyncio.sleep(0.05)
 
 
 async def _slack_arguments(request: Request) -> dict[str, Any]:

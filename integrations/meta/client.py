@@ -11,26 +11,39 @@ import httpx
 
 from core.errors import Unavailable, VendorUnavailable
 from core.messages import Outgoing
+from core.untrusted import as_dict, as_text, retry_after
 
 MAX_TEXT = 4096
 MAX_BODY_WITH_BUTTONS = 1024
-TIMEOUT = 10.0
+MAX_BUTTONS, MAX_BUTTON_TITLE = 3, 20
+TIMEOUT = 10.0  # seconds
 # Throttling and transient codes (https://developers.facebook.com/docs/whatsapp/cloud-api/support/error-codes).
-TRANSIENT = frozenset({1, 2, 4, 80007, 130429, 131000, 131016, 131048, 131056, 131057, 133016})
-DELIVERY_RANK = {"sent": 2, "delivered": 3, "read": 4, "played": 5, "failed": 9, "deleted": 9, "warning": 1}
+TRANSIENT = frozenset("1 2 4 80007 130429 131000 131016 131048 131056 131057 133016".split())
+_HINTS = {
+    "190": "Check META_ACCESS_TOKEN: it has expired or was revoked.",
+    "100": "Check META_PHONE_NUMBER_ID and META_GRAPH_VERSION.",
+    "131047": "More than 24 hours since the person wrote: only an approved template may be sent.",
+    "131026": "This person cannot be reached on WhatsApp.",
+}
 
 
 class MetaClient:
-    """Sends messages from one business number."""
+    """Sends messages from one business number.
+
+    Args:
+        timeout: seconds to wait for an answer.
+    """
 
     max_text = MAX_TEXT
     supports_lookup = False
 
-    def __init__(self, *, access_token: str, phone_number_id: str, base_url: str, version: str) -> None:
+    def __init__(
+        self, *, access_token: str, phone_number_id: str, base_url: str, version: str, timeout: float = TIMEOUT
+    ) -> None:
         self.http = httpx.Client(
             base_url=f"{base_url.rstrip('/')}/{version}",
             headers={"Authorization": f"Bearer {access_token}"},
-            timeout=httpx.Timeout(TIMEOUT, connect=3.0),
+            timeout=httpx.Timeout(timeout, connect=min(timeout, 3.0)),
         )
         self.phone_number_id = phone_number_id
 
@@ -44,7 +57,7 @@ class MetaClient:
         number = outgoing.address.get("phone_number_id") or self.phone_number_id
         try:
             response = self.http.post(f"/{number}/messages", json=self._body(outgoing))
-        except httpx.ConnectError as error:
+        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
             raise VendorUnavailable("Meta does not answer.") from error
         except httpx.HTTPError as error:
             raise VendorUnavailable("Meta took the message and did not say so.", outcome_unknown=True) from error
@@ -56,6 +69,7 @@ class MetaClient:
         raise self._refused(response)
 
     def lookup(self, outgoing: Outgoing, since: datetime) -> str | None:
+        """Meta has none: `supports_lookup` says so."""
         return None
 
     def _body(self, outgoing: Outgoing) -> dict[str, Any]:
@@ -67,20 +81,27 @@ class MetaClient:
             "biz_opaque_callback_data": outgoing.our_id,
         }
         if outgoing.buttons and len(outgoing.text) <= MAX_BODY_WITH_BUTTONS:
-            buttons = [{"type": "reply", "reply": {"id": key, "title": title}} for key, title in outgoing.buttons]
+            buttons = [
+                {"type": "reply", "reply": {"id": key, "title": title[:MAX_BUTTON_TITLE]}}
+                for key, title in outgoing.buttons[:MAX_BUTTONS]
+            ]
             interactive = {"type": "button", "body": {"text": outgoing.text}, "action": {"buttons": buttons}}
             return {**body, "type": "interactive", "interactive": interactive}
         return {**body, "type": "text", "text": {"body": outgoing.text, "preview_url": False}}
 
     def _refused(self, response: httpx.Response) -> Unavailable:
         try:
-            error = response.json().get("error", {})
-            code, text = int(error.get("code", 0)), str(error.get("message", ""))
-        except (ValueError, AttributeError, TypeError):
-            code, text = 0, ""
-        if response.status_code == 429 or response.status_code >= 500 or code in TRANSIENT:
-            wait = response.headers.get("Retry-After", "")
+            error = as_dict(as_dict(response.json()).get("error"))
+        except ValueError:
+            error = {}
+        code, text = as_text(error.get("code")) or "0", as_text(error.get("message"))
+        status = response.status_code
+        if status == 429 or status >= 500 or code in TRANSIENT:
             return VendorUnavailable(
-                f"Meta answered {response.status_code} ({code}).", retry_after=float(wait) if wait.isdigit() else None
+                f"Meta answered {status} ({code}).",
+                retry_after=retry_after(response.headers.get("Retry-After")),
+                outcome_unknown=status == 504,  # a gateway that stopped waiting
             )
-        return Unavailable(f"Meta refused the message: {code} {text}", "See Meta's page on this error code.")
+        return Unavailable(
+            f"Meta refused the message: {code} {text}", _HINTS.get(code, "See Meta's page on this code.")
+        )

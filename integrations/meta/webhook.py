@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
-from core.errors import BadInput, BadSignature, NotAllowed
+from core.errors import BadSignature, NotAllowed, TooLarge
 from core.messages import (
     Identifier,
     Inbound,
@@ -19,16 +19,19 @@ from core.messages import (
     InboundMessage,
     InboundSignal,
     InboundStatus,
+    Op,
     Person,
     clean,
     read_feedback_button,
 )
 from core.reactions import text_rating, word_rating
-from core.text import canonical_phone
-from core.untrusted import as_dict, as_dicts
+from core.text import canonical_phone, is_user_id
+from core.untrusted import as_dict, as_dicts, as_text, digest, read_object
 
-SILENT_TYPES = frozenset({"unsupported", "system", "request_welcome", "ephemeral", "unknown"})
+SILENT_TYPES = frozenset({"", "unsupported", "system", "request_welcome", "ephemeral", "unknown"})
+UNKNOWN = "unknown"
 MEDIA_TYPES = frozenset({"image", "video", "audio", "document", "sticker", "voice"})
+MAX_ITEM = 256 * 1024  # bytes of one message; a batch of 1,000 may have 3 MB
 
 
 def handshake(verify_token: str, mode: str | None, token: str | None, challenge: str | None) -> str:
@@ -56,43 +59,49 @@ def verify(app_secret: str, body: bytes, signature: str | None) -> None:
 def split(body: bytes) -> list[InboundItem]:
     """Every message and status of every change of every entry: Meta batches up to 1,000 in one POST.
 
+    An update with neither is stored as ignored, so that nothing Meta signed is gone.
+
     Raises:
         BadInput: signed, but no JSON object.
+        TooLarge: one message alone is larger than WhatsApp lets anybody write.
     """
-    try:
-        data = json.loads(body)
-    except ValueError:
-        data = None
-    if not isinstance(data, dict):
-        raise BadInput("The body is not a JSON object.", "Point Meta's WhatsApp webhook at this address.")
-    items: list[InboundItem] = []
-    for change in _changes(data):
-        value = change.get("value")
-        if not isinstance(value, dict):
-            continue
-        number = str(as_dict(value.get("metadata")).get("phone_number_id", ""))
-        contacts = as_dicts(value.get("contacts"))
-        for message in as_dicts(value.get("messages")):
-            items.append(_message_item(number, message, _contact_of(message, contacts)))
-        for status in as_dicts(value.get("statuses")):
-            key = f"{status.get('id')}:status:{status.get('status')}"
-            items.append(InboundItem(key, "status", f"meta:{number}:{status.get('id')}", {"status": status}))
-        if not value.get("messages") and not value.get("statuses"):
-            digest = hashlib.sha256(json.dumps(change, sort_keys=True).encode()).hexdigest()
-            items.append(InboundItem(f"change:{digest}", "ignored", f"meta:{number}", {"change": change}))
+    data = read_object(body)
+    items = [item for change in _changes(data) for item in _items(change)]
+    if not items:
+        items = [InboundItem(f"body:{digest(data)}", "ignored", "meta:", data)]
+    if len(body) > MAX_ITEM:
+        for item in items:
+            if len(json.dumps(item.payload)) > MAX_ITEM:
+                raise TooLarge(f"{item.external_id} has more than {MAX_ITEM} bytes.", "WhatsApp sends no such message.")
     return items
+
+
+def _items(change: dict[str, Any]) -> list[InboundItem]:
+    value = as_dict(change.get("value"))
+    number = as_text(as_dict(value.get("metadata")).get("phone_number_id"))
+    contacts = as_dicts(value.get("contacts"))
+    items = [
+        _message_item(number, message, _contact_of(message, contacts)) for message in as_dicts(value.get("messages"))
+    ]
+    for status in as_dicts(value.get("statuses")):
+        wamid = as_text(status.get("id")) or digest(status)
+        key = f"{wamid}:status:{as_text(status.get('status'))}"
+        items.append(InboundItem(key, "status", f"meta:{number}:{wamid}", {"status": status}))
+    return items or [InboundItem(f"change:{digest(change)}", "ignored", f"meta:{number}", {"change": change})]
 
 
 def _message_item(number: str, message: dict[str, Any], contact: dict[str, Any]) -> InboundItem:
     payload = {"phone_number_id": number, "message": message, "contact": contact}
-    lane = f"meta:{number}:{_person(message, contact).identifiers[0].value}"
-    key = str(message.get("id") or hashlib.sha256(json.dumps(message, sort_keys=True).encode()).hexdigest())
-    kind = message.get("type")
+    sender = _person(message, contact).identifiers[0].value
+    key, lane = as_text(message.get("id")) or digest(message), f"meta:{number}:{sender}"
+    kind = as_text(message.get("type"))
     if kind in ("edit", "revoke"):
         return InboundItem(key, "edit" if kind == "edit" else "delete", lane, payload)
+    if sender == UNKNOWN or kind in SILENT_TYPES:
+        return InboundItem(key, "ignored", lane, payload)
     if _signal(payload) is not None:
         return InboundItem(key, "signal", lane, payload)
-    if kind in SILENT_TYPES or (kind == "reaction") or _is_blank(message):
+    if kind == "reaction" or _is_blank(message):
         return InboundItem(key, "ignored", lane, payload)
     return InboundItem(key, "message", lane, payload)
 
@@ -105,8 +114,8 @@ def read(kind: str, payload: dict[str, Any]) -> Inbound | None:
         return _signal(payload)
     message, contact = as_dict(payload.get("message")), as_dict(payload.get("contact"))
     if kind in ("edit", "delete"):
-        changed = as_dict(message.get(str(message.get("type"))))
-        original = str(changed.get("original_message_id") or changed.get("message_id") or "")
+        changed = as_dict(message.get(as_text(message.get("type"))))
+        original = as_text(changed.get("original_message_id")) or as_text(changed.get("message_id"))
         inner = as_dict(changed.get("message"))
         text = clean(_text(inner) or _text(message)) if kind == "edit" else None
         return InboundEdit("meta", original, text)
@@ -115,10 +124,10 @@ def read(kind: str, payload: dict[str, Any]) -> Inbound | None:
     return InboundMessage(
         channel="meta",
         person=_person(message, contact),
-        provider_message_id=str(message.get("id", "")),
+        provider_message_id=as_text(message.get("id")) or digest(message),
         text=clean(_text(message)),
         kind=_kind(message),
-        quoted=as_dict(message.get("context")).get("id"),
+        quoted=_quoted(message),
         sent_at=_when(message.get("timestamp")),
         address=_address(payload, message, contact),
         attachments=_attachments(message),
@@ -129,10 +138,10 @@ def _status(status: dict[str, Any]) -> InboundStatus:
     errors = as_dicts(status.get("errors"))
     return InboundStatus(
         channel="meta",
-        provider_message_id=str(status.get("id", "")),
-        delivery=str(status.get("status", "")),
-        our_id=status.get("biz_opaque_callback_data"),
-        error=str(errors[0].get("code")) if errors else None,
+        provider_message_id=as_text(status.get("id")),
+        delivery=as_text(status.get("status")),
+        our_id=as_text(status.get("biz_opaque_callback_data")) or None,
+        error=as_text(errors[0].get("code")) or None if errors else None,
     )
 
 
@@ -140,19 +149,18 @@ def _signal(payload: dict[str, Any]) -> InboundSignal | None:
     """A reaction, a tap on a button of ours, or a message that is nothing but a rating."""
     message, contact = as_dict(payload.get("message")), as_dict(payload.get("contact"))
     person, at = _person(message, contact), _when(message.get("timestamp"))
-    quoted = as_dict(message.get("context")).get("id")
+    quoted = _quoted(message)
     if message.get("type") == "reaction":
         reaction = as_dict(message.get("reaction"))
-        target = reaction.get("message_id") or reaction.get("messsage_id")  # Meta's own sample misspelt it for years
+        # Meta's own sample misspelt the key for years, and it was copied around.
+        target = as_text(reaction.get("message_id")) or as_text(reaction.get("messsage_id"))
         if not target:
             return None
-        emoji = reaction.get("emoji") or ""  # missing, null and "" all mean: taken back
-        op = "replace" if emoji else "remove"
-        return InboundSignal("meta", person, "reaction", op, emoji, target=str(target), given_at=at)  # type: ignore[arg-type]
-    tapped = as_dict(as_dict(message.get("interactive")).get("button_reply")).get("id") or as_dict(
-        message.get("button")
-    ).get("payload")
-    if button := read_feedback_button(str(tapped or "")):
+        emoji = clean(as_text(reaction.get("emoji")))  # missing, null and "" all mean: taken back
+        op: Op = "replace" if emoji else "remove"
+        return InboundSignal("meta", person, "reaction", op, emoji, target=target, given_at=at)
+    tapped = as_dict(as_dict(message.get("interactive")).get("button_reply")).get("id")
+    if button := read_feedback_button(as_text(tapped) or as_text(as_dict(message.get("button")).get("payload"))):
         answer_id, verdict = button
         raw = "👍" if verdict == "up" else "👎"
         return InboundSignal("meta", person, "button", "replace", raw, answer_id=answer_id, target=quoted, given_at=at)
@@ -165,20 +173,23 @@ def _signal(payload: dict[str, Any]) -> InboundSignal | None:
     return InboundSignal("meta", person, rating.signal, "replace", text, target=quoted, given_at=at)
 
 
+def _quoted(message: dict[str, Any]) -> str | None:
+    return as_text(as_dict(message.get("context")).get("id")) or None
+
+
 def _text(message: dict[str, Any]) -> str:
     """What the person wrote or chose, wherever the type keeps it."""
-    kind = str(message.get("type", ""))
+    kind = as_text(message.get("type"))
     body = as_dict(message.get(kind))
     if kind == "interactive":
         reply = as_dict(body.get("button_reply")) or as_dict(body.get("list_reply")) or as_dict(body.get("nfm_reply"))
-        return str(reply.get("title") or reply.get("body") or "")
-    if kind == "button":
-        return str(body.get("text") or body.get("payload") or "")
-    return str(body.get("body") or body.get("caption") or "")
+        return as_text(reply.get("title")) or as_text(reply.get("body"))
+    names = ("text", "payload") if kind == "button" else ("body", "caption", "text")
+    return next(filter(None, (as_text(body.get(name)) for name in names)), "")
 
 
 def _kind(message: dict[str, Any]) -> str:
-    kind = str(message.get("type", ""))
+    kind = as_text(message.get("type"))
     if kind in ("text", "interactive", "button"):
         return "text"
     return kind if kind in MEDIA_TYPES | {"location", "contacts", "order"} else "unknown"
@@ -189,45 +200,61 @@ def _is_blank(message: dict[str, Any]) -> bool:
 
 
 def _attachments(message: dict[str, Any]) -> tuple[dict[str, Any], ...]:
-    kind = str(message.get("type", ""))
+    kind = as_text(message.get("type"))
     if kind not in MEDIA_TYPES:
         return ()
     body = as_dict(message.get(kind))
-    return ({"id": body.get("id"), "type": body.get("mime_type"), "voice": bool(body.get("voice"))},)
+    facts = {"id": as_text(body.get("id")), "type": as_text(body.get("mime_type")), "voice": body.get("voice") is True}
+    return (facts,)
 
 
 def _person(message: dict[str, Any], contact: dict[str, Any]) -> Person:
     """Phone if there is one; else the business-scoped user id (people with a username may hide their number)."""
-    identifiers = []
-    if phone := canonical_phone(str(message.get("from") or contact.get("wa_id") or "")):
-        identifiers.append(Identifier("phone", phone))
-    if bsuid := message.get("from_user_id") or contact.get("user_id"):
-        identifiers.append(Identifier("bsuid", str(bsuid)))
-    if parent := message.get("from_parent_user_id") or contact.get("parent_user_id"):
-        identifiers.append(Identifier("parent_bsuid", str(parent)))
+    sender, bsuid = _sender(message, contact), _bsuid(message, contact)
+    parent = as_text(message.get("from_parent_user_id")) or as_text(contact.get("parent_user_id"))
+    phone = canonical_phone(sender)
+    named = [("phone", phone), ("bsuid", bsuid), ("parent_bsuid", parent)]
+    identifiers = [Identifier(kind, value) for kind, value in named if value]
     if not identifiers:
-        identifiers.append(Identifier("wa_id", str(message.get("from") or contact.get("wa_id") or "unknown")))
-    return Person(tuple(identifiers), clean(as_dict(contact.get("profile")).get("name")) or None)
+        identifiers = [Identifier("wa_id", sender or UNKNOWN)]
+    return Person(tuple(identifiers), clean(as_text(as_dict(contact.get("profile")).get("name"))) or None)
+
+
+def _sender(message: dict[str, Any], contact: dict[str, Any]) -> str:
+    """The WhatsApp id: a phone number's digits, a Brazilian one's with or without the ninth."""
+    sender = as_text(message.get("from")) or as_text(contact.get("wa_id"))
+    return "" if is_user_id(sender) else sender
+
+
+def _bsuid(message: dict[str, Any], contact: dict[str, Any]) -> str:
+    named = (message.get("from_user_id"), contact.get("user_id"), message.get("from"), contact.get("wa_id"))
+    found = [as_text(value) for value in named]
+    return found[0] or found[1] or next(filter(is_user_id, found[2:]), "")
 
 
 def _address(payload: dict[str, Any], message: dict[str, Any], contact: dict[str, Any]) -> dict[str, Any]:
-    phone = message.get("from") or contact.get("wa_id")
-    to = {"to": str(phone)} if phone else {"recipient": str(message.get("from_user_id") or contact.get("user_id"))}
-    return {**to, "phone_number_id": payload.get("phone_number_id"), "reply_to": message.get("id")}
+    """Where an answer goes. A person without a number is a `recipient`, not a `to`."""
+    sender = _sender(message, contact)
+    to = {"to": sender} if sender else {"recipient": _bsuid(message, contact)}
+    return {**to, "phone_number_id": payload.get("phone_number_id"), "reply_to": as_text(message.get("id"))}
 
 
 def _contact_of(message: dict[str, Any], contacts: list[dict[str, Any]]) -> dict[str, Any]:
+    """The sender's own contact; never another one's: its ids would make two people one."""
+    sender, bsuid = as_text(message.get("from")), as_text(message.get("from_user_id"))
+    phone = canonical_phone(sender)
     for contact in contacts:
-        if message.get("from") and contact.get("wa_id") == message.get("from"):
+        wa_id = as_text(contact.get("wa_id"))
+        if (sender and wa_id == sender) or (phone and canonical_phone(wa_id) == phone):
             return contact
-        if message.get("from_user_id") and contact.get("user_id") == message.get("from_user_id"):
+        if bsuid and contact.get("user_id") == bsuid:
             return contact
-    return contacts[0] if len(contacts) == 1 else {}
+    return contacts[0] if len(contacts) == 1 and not sender and not bsuid else {}
 
 
 def _when(timestamp: Any) -> datetime | None:
     try:
-        return datetime.fromtimestamp(int(timestamp), UTC)
+        return datetime.fromtimestamp(int(as_text(timestamp)), UTC)
     except (TypeError, ValueError, OverflowError, OSError):
         return None
 

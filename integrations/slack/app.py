@@ -1,25 +1,31 @@
-"""Slack's door: bolt verifies, answers handshakes and acknowledges; what to store is handed in.
+"""Slack's door: we verify and read, bolt answers handshakes and dispatches, what to store is handed in.
 
-Bolt's request to `auth.test` on the first event is replaced by `authorize`: no outgoing call may stand between
-Slack and its acknowledgement.
+Bolt by itself would not do: it parses a body before it verifies it (a malformed one, signed by nobody, is a 500),
+it acknowledges an event before its listener has run, and it asks `auth.test` first. No outgoing call and no
+unfinished commit may stand between Slack and its acknowledgement, in either order.
 """
 
 import logging
 import re
 from collections.abc import Awaitable, Callable
 from typing import Any
+from urllib.parse import parse_qsl
 
 from slack_bolt.adapter.fastapi.async_handler import AsyncSlackRequestHandler
 from slack_bolt.app.async_app import AsyncApp
 from slack_bolt.authorization import AuthorizeResult
 from slack_bolt.context.ack.async_ack import AsyncAck
+from slack_sdk.signature import SignatureVerifier
 from slack_sdk.web.async_client import AsyncWebClient
 from starlette.requests import Request
 from starlette.responses import Response
 
-from core.errors import BadSignature
+from core.errors import BadInput, BadSignature, NpllmError
 from core.messages import InboundItem
+from core.untrusted import read_object
 from integrations.slack.webhook import split
+
+log = logging.getLogger(__name__)
 
 Store = Callable[[list[InboundItem]], Awaitable[Any]]
 ANYTHING = re.compile(r".*", re.S)
@@ -33,9 +39,8 @@ class SlackDoor:
     """
 
     def __init__(self, *, signing_secret: str, bot_token: str, base_url: str, store: Store) -> None:
-        # Bolt logs the whole body of a request whose signature fails, at INFO: personal data. Warnings are kept.
-        logger = logging.getLogger("npllm.slack")
-        logger.setLevel(logging.WARNING)
+        self._verifier = SignatureVerifier(signing_secret)
+        self._store = store
 
         async def authorize(enterprise_id: str | None, team_id: str | None, **_: Any) -> AuthorizeResult:
             return AuthorizeResult(enterprise_id=enterprise_id, team_id=team_id, bot_token=bot_token)
@@ -44,31 +49,70 @@ class SlackDoor:
             signing_secret=signing_secret,
             authorize=authorize,
             client=AsyncWebClient(base_url=base_url.rstrip("/") + "/"),
-            ignoring_self_events_enabled=False,  # `webhook.read` knows more loops than bolt's filter
-            logger=logger,
+            process_before_response=True,  # stored, then acknowledged
+            request_verification_enabled=True,  # `handle` did; bolt would log the whole body of what it refuses
+            ignoring_self_events_enabled=False,  # `webhook.split` knows more loops than bolt's filter
+            attaching_conversation_kwargs_enabled=False,  # nobody says anything in here
+            logger=logging.getLogger("npllm.slack"),
         )
 
         async def take(ack: AsyncAck, body: dict[str, Any]) -> None:
             await store(split(body))
             await ack()
 
+        async def pass_on(error: Exception) -> None:
+            raise error
+
         app.event(ANYTHING)(take)
         app.action(ANYTHING)(take)
         app.view(ANYTHING)(take)
         app.command(ANYTHING)(take)
         app.shortcut(ANYTHING)(take)
+        app.error(pass_on)
         self._handler = AsyncSlackRequestHandler(app)
 
     async def handle(self, request: Request) -> Response:
-        """Raises:
-        BadSignature: missing, stale or wrong.
+        """Answer one request.
+
+        Raises:
+            BadSignature: missing, stale or wrong.
+            BadInput: signed, and neither JSON nor a form.
+            NpllmError: what `store` raised.
         """
+        text = (await request.body()).decode("utf-8", "replace")
+        self._verify(text, request)
+        body = _read(text, request.headers.get("content-type", ""))
+        try:
+            response = await self._handler.handle(request)
+            if response.status_code != 404:
+                return response
+        except NpllmError:
+            raise
+        except Exception as error:
+            log.warning("Bolt cannot read a signed request: %s", type(error).__name__)
+        # Signed, and of a kind or a shape that bolt does not know: it is kept all the same.
+        await self._store(split(body))
+        return Response()
+
+    def _verify(self, text: str, request: Request) -> None:
         timestamp = request.headers.get("x-slack-request-timestamp", "")
         signature = request.headers.get("x-slack-signature", "")
-        if not signature or not timestamp.isascii() or not timestamp.isdigit():
-            # slack_sdk would raise on a time stamp that is no number.
-            raise BadSignature("The request is not signed by Slack.", "Check SLACK_SIGNING_SECRET.")
-        response = await self._handler.handle(request)
-        if response.status_code == 401:
-            raise BadSignature("X-Slack-Signature does not fit this body, or is old.", "Check SLACK_SIGNING_SECRET.")
-        return response
+        # The verifier would raise on a time stamp that is no number, and on a signature that is not ASCII.
+        readable = re.fullmatch(r"[0-9]{1,12}", timestamp) and signature.isascii()
+        if not readable or not self._verifier.is_valid(text, timestamp, signature):
+            raise BadSignature(
+                "X-Slack-Signature does not fit this body, or is more than five minutes old.",
+                "Check SLACK_SIGNING_SECRET and this machine's clock.",
+            )
+
+
+def _read(text: str, content_type: str) -> dict[str, Any]:
+    """Events are JSON; clicks, dialogs and commands are forms, the first two with JSON in a field `payload`."""
+    if text.startswith("{") or content_type.startswith("application/json"):
+        return read_object(text)
+    form = dict(parse_qsl(text, keep_blank_values=True))
+    if "payload" in form:
+        return read_object(form["payload"])
+    if "command" in form or "ssl_check" in form:
+        return dict(form)
+    raise BadInput("The body is neither an event nor a click nor a command.", "Point Slack's request URLs here.")

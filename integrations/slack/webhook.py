@@ -4,9 +4,7 @@ One mention arrives twice (message.channels and app_mention) with two event ids 
 (team, channel, ts). https://docs.slack.dev/apis/events-api/
 """
 
-import hashlib
 import html
-import json
 import re
 from datetime import UTC, datetime
 from typing import Any
@@ -18,35 +16,35 @@ from core.messages import (
     InboundItem,
     InboundMessage,
     InboundSignal,
+    ItemKind,
     Person,
     clean,
     read_feedback_button,
 )
-from core.reactions import text_rating
-from core.untrusted import as_dict, as_dicts
+from core.reactions import Rating, slack_rating, text_rating
+from core.untrusted import as_dict, as_dicts, as_text, digest
 
-ANSWERED_SUBTYPES = frozenset({None, "file_share", "thread_broadcast"})
-SLACK_ITSELF = "USLACK"
-_MENTION = re.compile(r"<@[A-Z0-9]+(?:\|[^>]*)?>")
-_LINK = re.compile(
-    r"<(?:#[A-Z0-9]+\||!?[a-z]*\^?[A-Z0-9]*\||(?:https?|mailto):[^|>]*\|)([^>]*)>|<((?:https?|mailto):[^>]*)>"
-)
-_BROADCAST = re.compile(r"<!(?:channel|here|everyone)(?:\|[^>]*)?>")
+ANSWERED_SUBTYPES = frozenset({"", "file_share", "thread_broadcast"})
+SLACK_ITSELF = frozenset({"USLACK", "USLACKBOT"})
+_NAMES = re.compile(r":([^\s:]+(?:::skin-tone-[2-6])?):")  # emoji in a text come as their names
+_SPECIAL = re.compile(r"<([^<>|]*)(?:\|([^<>]*))?>")  # what people type as < and > arrives escaped
 
 
 def split(body: dict[str, Any]) -> list[InboundItem]:
-    """The ledger items of one request (Slack sends one event a request)."""
-    if body.get("type") == "event_callback":
+    """The ledger items of one request (Slack sends one event a request; a click may have several actions)."""
+    kind = body.get("type")
+    if kind == "event_callback":
         return [_event_item(body)]
-    if body.get("type") == "block_actions":
-        return [_action_item(body, action) for action in as_dicts(body.get("actions"))]
-    team = _team(body)
-    if body.get("type") == "view_submission":
+    if kind == "block_actions" and (actions := as_dicts(body.get("actions"))):
+        return [_action_item(body, action) for action in actions]
+    lane = f"slack:{_team(body)}"
+    if kind == "view_submission":
         view = as_dict(body.get("view"))
-        return [InboundItem(f"view:{view.get('id')}:{view.get('hash')}", "ignored", f"slack:{team}", body)]
-    if body.get("command"):
-        return [InboundItem(f"command:{body.get('trigger_id')}", "ignored", f"slack:{team}", body)]
-    return [InboundItem(f"other:{_digest(body)}", "ignored", f"slack:{team}", body)]
+        key = f"view:{as_text(view.get('id'))}:{as_text(view.get('hash')) or digest(view)}"
+        return [InboundItem(key, "ignored", lane, body)]
+    if trigger := as_text(body.get("command")) and as_text(body.get("trigger_id")):
+        return [InboundItem(f"command:{trigger}", "ignored", lane, body)]
+    return [InboundItem(f"other:{digest(body)}", "ignored", lane, body)]
 
 
 def read(kind: str, body: dict[str, Any]) -> Inbound | None:
@@ -54,58 +52,50 @@ def read(kind: str, body: dict[str, Any]) -> Inbound | None:
     event, team = as_dict(body.get("event")), _team(body)
     if kind == "signal" and body.get("type") == "block_actions":
         return _button(body, as_dict(body.get("action")), team)
-    if kind == "signal" and event.get("type") == "message":
+    if kind == "signal" and event.get("type") in ("message", "app_mention"):
         return _rating_message(event, team)
     if kind == "signal":
-        return _reaction(event, team)
+        return _reaction(body, event, team)
+    channel, ts = as_text(event.get("channel")), as_text(event.get("ts"))
     if kind in ("edit", "delete"):
-        channel = str(event.get("channel", ""))
-        if kind == "delete":
-            return InboundEdit("slack", f"{channel}:{event.get('deleted_ts')}", None)
         message = as_dict(event.get("message"))
-        return InboundEdit("slack", f"{channel}:{message.get('ts')}", _text(message))
+        changed = as_text(event.get("deleted_ts")) or as_text(message.get("ts"))
+        return InboundEdit("slack", f"{channel}:{changed}", _text(message) if kind == "edit" else None)
     if kind != "message":
         return None
-    channel, ts = str(event.get("channel", "")), str(event.get("ts", ""))
-    direct = _is_direct(event)
-    thread = event.get("thread_ts") or (None if direct else ts)
+    thread = as_text(event.get("thread_ts")) or (None if _is_direct(event) else ts)
+    files = tuple(
+        {"id": as_text(file.get("id")), "type": as_text(file.get("mimetype"))} for file in as_dicts(event.get("files"))
+    )
     return InboundMessage(
         channel="slack",
-        person=Person((Identifier("slack_user", str(event.get("user")), team),)),
+        person=_person(event.get("user"), team),
         provider_message_id=f"{channel}:{ts}",
         text=_text(event),
-        kind="document" if event.get("files") and not _text(event) else "text",
+        kind="document" if files and not _text(event) else "text",
         address={"channel": channel, "thread_ts": thread, "team": team, "ambient": _is_ambient(body, event)},
         sent_at=_when(ts),
         context="employees",
+        attachments=files,
     )
 
 
 def _event_item(body: dict[str, Any]) -> InboundItem:
     event, team = as_dict(body.get("event")), _team(body)
-    event_id = str(body.get("event_id") or f"event:{_digest(body)}")
-    kind, channel = event.get("type"), str(event.get("channel", ""))
+    event_id = as_text(body.get("event_id")) or f"event:{digest(body)}"
+    kind, subtype, channel = event.get("type"), as_text(event.get("subtype")), as_text(event.get("channel"))
+    ignored = InboundItem(event_id, "ignored", f"slack:{team}:{channel}" if channel else f"slack:{team}", body)
     if kind in ("reaction_added", "reaction_removed"):
-        item = as_dict(event.get("item"))
-        if item.get("type") != "message":
-            return InboundItem(event_id, "ignored", f"slack:{team}", body)
-        return InboundItem(event_id, "signal", f"slack:{team}:{item.get('channel')}", body)
+        lane = f"slack:{team}:{as_text(as_dict(event.get('item')).get('channel'))}"
+        return InboundItem(event_id, "signal", lane, body) if _reaction(body, event, team) else ignored
     if kind not in ("message", "app_mention"):
-        return InboundItem(event_id, "ignored", f"slack:{team}", body)
-    subtype = event.get("subtype")
+        return ignored
     if subtype in ("message_changed", "message_deleted"):
-        inner = as_dict(event.get("message")) or as_dict(event.get("previous_message"))
-        ours_or_quiet = not _from_a_person(inner) or inner.get("text") == as_dict(event.get("previous_message")).get(
-            "text"
-        )
-        action = "edit" if subtype == "message_changed" else "delete"
-        if action == "edit" and ours_or_quiet:
-            return InboundItem(event_id, "ignored", f"slack:{team}:{channel}", body)
-        return InboundItem(event_id, action, _lane(team, inner | {"channel": channel}), body)  # type: ignore[arg-type]
+        return _change_item(body, event, event_id) or ignored
     if not _from_a_person(event) or subtype not in ANSWERED_SUBTYPES:
-        return InboundItem(event_id, "ignored", f"slack:{team}:{channel}", body)
-    lane, ts = _lane(team, event), event.get("ts")
-    if text_rating(_text(event)) is not None:
+        return ignored
+    lane, ts = _lane(team, event), as_text(event.get("ts")) or digest(event)
+    if _rating(_text(event)) is not None:
         return InboundItem(f"msg:{team}:{channel}:{ts}", "signal", lane, body)
     if not _text(event) and not event.get("files"):
         return InboundItem(f"msg:{team}:{channel}:{ts}", "ignored", lane, body)
@@ -114,47 +104,74 @@ def _event_item(body: dict[str, Any]) -> InboundItem:
     return InboundItem(f"{prefix}:{team}:{channel}:{ts}", "message", lane, body)
 
 
+def _change_item(body: dict[str, Any], event: dict[str, Any], event_id: str) -> InboundItem | None:
+    """A person's edit or deletion; None for our own edits, unfurled links and other changes without new words."""
+    message, previous = as_dict(event.get("message")), as_dict(event.get("previous_message"))
+    lane = _lane(_team(body), (message or previous) | {"channel": event.get("channel")})
+    # A deleted message with a thread below it is not deleted but changed into a tombstone.
+    if event.get("subtype") == "message_deleted" or message.get("subtype") == "tombstone":
+        return InboundItem(event_id, "delete", lane, body)
+    if not _from_a_person(message) or message.get("text") == previous.get("text"):
+        return None
+    return InboundItem(event_id, "edit", lane, body)
+
+
 def _action_item(body: dict[str, Any], action: dict[str, Any]) -> InboundItem:
-    team, user = _team(body), as_dict(body.get("user")).get("id")
-    channel = as_dict(body.get("channel")).get("id") or as_dict(body.get("container")).get("channel_id")
+    team, user = _team(body), as_text(as_dict(body.get("user")).get("id"))
+    channel = as_text(as_dict(body.get("channel")).get("id")) or as_text(
+        as_dict(body.get("container")).get("channel_id")
+    )
     payload = {**body, "action": action}
-    kind = "signal" if _button(payload, action, team) else "ignored"
-    key = f"action:{team}:{user}:{action.get('action_ts')}"
-    return InboundItem(key, kind, f"slack:{team}:{channel}", payload)  # type: ignore[arg-type]
+    kind: ItemKind = "signal" if _button(payload, action, team) else "ignored"
+    key = f"action:{team}:{user}:{as_text(action.get('action_ts')) or digest(payload)}"
+    return InboundItem(key, kind, f"slack:{team}:{channel}", payload)
 
 
-def _reaction(event: dict[str, Any], team: str) -> InboundSignal | None:
-    item, user = as_dict(event.get("item")), event.get("user")
-    if not user or user == SLACK_ITSELF:
+def _reaction(body: dict[str, Any], event: dict[str, Any], team: str) -> InboundSignal | None:
+    """None for a reaction on a file, by Slack itself, or our own (a seed for others to click)."""
+    item, user = as_dict(event.get("item")), as_text(event.get("user"))
+    channel, ts = as_text(item.get("channel")), as_text(item.get("ts"))
+    if not channel or not ts or not user or user in SLACK_ITSELF or user in _our_bots(body):
         return None
     return InboundSignal(
         channel="slack",
-        person=Person((Identifier("slack_user", str(user), team),)),
+        person=_person(user, team),
         signal="reaction",
         op="add" if event.get("type") == "reaction_added" else "remove",
-        raw=str(event.get("reaction", "")),
-        target=f"{item.get('channel')}:{item.get('ts')}",
+        raw=as_text(event.get("reaction")),
+        target=f"{channel}:{ts}",
         given_at=_when(event.get("event_ts")),
     )
 
 
-def _rating_message(event: dict[str, Any], team: str) -> InboundSignal | None:
-    rating = text_rating(_text(event))
-    if rating is None:
+def _rating(text: str) -> tuple[Rating, str] | None:
+    """The rating in a message that is nothing else, and its sign: an emoji's name, stars."""
+    if rating := text_rating(text):
+        return rating, text
+    names = _NAMES.findall(text)
+    if not names or _NAMES.sub("", text).strip():
         return None
-    person = Person((Identifier("slack_user", str(event.get("user")), team),))
-    return InboundSignal("slack", person, rating.signal, "replace", _text(event), given_at=_when(event.get("ts")))
+    ratings = [(slack_rating(name), name) for name in names]
+    return next((rated for rated in ratings if rated[0].value is not None), ratings[0])
+
+
+def _rating_message(event: dict[str, Any], team: str) -> InboundSignal | None:
+    rated = _rating(_text(event))
+    if rated is None:
+        return None
+    rating, raw = rated
+    person, at = _person(event.get("user"), team), _when(event.get("ts"))
+    return InboundSignal("slack", person, rating.signal, "replace", raw, given_at=at)
 
 
 def _button(body: dict[str, Any], action: dict[str, Any], team: str) -> InboundSignal | None:
-    button = read_feedback_button(str(action.get("value", "")))
-    user = as_dict(body.get("user")).get("id")
+    button, user = read_feedback_button(as_text(action.get("value"))), as_text(as_dict(body.get("user")).get("id"))
     if not button or not user:
         return None
     answer_id, verdict = button
     return InboundSignal(
         channel="slack",
-        person=Person((Identifier("slack_user", str(user), team),)),
+        person=_person(user, team),
         signal="button",
         op="replace",
         raw="👍" if verdict == "up" else "👎",
@@ -163,44 +180,71 @@ def _button(body: dict[str, Any], action: dict[str, Any], team: str) -> InboundS
     )
 
 
+def _person(user: Any, team: str) -> Person:
+    return Person((Identifier("slack_user", as_text(user), team),))
+
+
 def _from_a_person(event: dict[str, Any]) -> bool:
     """Answer no bot (other bots have a bot_id without a subtype), not Slack itself (it has neither), not us."""
-    return bool(event.get("user")) and not event.get("bot_id") and event.get("user") != SLACK_ITSELF
+    user = as_text(event.get("user"))
+    return bool(user) and not event.get("bot_id") and user not in SLACK_ITSELF
 
 
 def _is_direct(event: dict[str, Any]) -> bool:
-    return event.get("channel_type") == "im" or str(event.get("channel", "")).startswith("D")
+    return event.get("channel_type") == "im" or as_text(event.get("channel")).startswith("D")
 
 
 def _is_ambient(body: dict[str, Any], event: dict[str, Any]) -> bool:
     """Said in a channel without naming us."""
     if event.get("type") == "app_mention" or _is_direct(event):
         return False
-    ours = {as_dict(entry).get("user_id") for entry in body.get("authorizations") or [] if isinstance(entry, dict)}
-    mentioned = set(re.findall(r"<@([A-Z0-9]+)", str(event.get("text", ""))))
-    return not (ours & mentioned)
+    ours = {as_text(entry.get("user_id")) for entry in as_dicts(body.get("authorizations"))}
+    return not ours & set(re.findall(r"<@([A-Z0-9]+)", as_text(event.get("text"))))
+
+
+def _our_bots(body: dict[str, Any]) -> set[str]:
+    """An authorization may also name the person who installed the app: only `is_bot` is us."""
+    return {
+        as_text(entry.get("user_id")) for entry in as_dicts(body.get("authorizations")) if entry.get("is_bot") is True
+    }
 
 
 def _lane(team: str, event: dict[str, Any]) -> str:
-    channel = event.get("channel", "")
+    channel = as_text(event.get("channel"))
     if _is_direct(event):
         return f"slack:{team}:{channel}"
-    return f"slack:{team}:{channel}:{event.get('thread_ts') or event.get('ts')}"
+    return f"slack:{team}:{channel}:{as_text(event.get('thread_ts')) or as_text(event.get('ts'))}"
 
 
 def _text(event: dict[str, Any]) -> str:
-    """What was typed: mentions out, links as people see them, HTML unescaped."""
-    text = _MENTION.sub("", str(event.get("text") or ""))
-    text = _BROADCAST.sub("", text)
-    text = _LINK.sub(lambda match: match[1] or match[2] or "", text)
-    return clean(html.unescape(text))
+    """What was typed: mentions and broadcasts out, links and channels as people see them, HTML unescaped."""
+    return clean(html.unescape(_SPECIAL.sub(_as_seen, as_text(event.get("text")))))
+
+
+def _as_seen(match: re.Match[str]) -> str:
+    target, label = match[1], match[2] or ""
+    if target.startswith("@") or target in ("!channel", "!here", "!everyone"):
+        return ""
+    if target.startswith(("!", "#")):
+        return label
+    return label or target.removeprefix("mailto:").removeprefix("tel:")
 
 
 def _team(body: dict[str, Any]) -> str:
-    """The workspace the app is installed in; for Slack Connect `team_id` may be the other side's."""
-    authorizations = as_dicts(body.get("authorizations"))
-    installed = authorizations[0].get("team_id") if authorizations else None
-    return str(installed or body.get("team_id") or as_dict(body.get("team")).get("id") or "")
+    """Where the app is installed: the scope of its user ids. For Slack Connect `team_id` may be the other side's;
+    where it is installed for a whole organisation there may be no team, and ids belong to the organisation."""
+    installed = (as_dicts(body.get("authorizations")) or [{}])[0]
+    view, user = as_dict(body.get("view")), as_dict(body.get("user"))
+    teams = [
+        view.get("app_installed_team_id"), installed.get("team_id"), body.get("team_id"),
+        as_dict(body.get("team")).get("id"), user.get("team_id"), view.get("team_id"),
+    ]  # fmt: skip
+    organisations = [
+        installed.get("enterprise_id"), as_dict(body.get("enterprise")).get("id"), body.get("enterprise_id")
+    ]  # fmt: skip
+    for_all = {str(place.get("is_enterprise_install")).lower() for place in (installed, body)}
+    candidates = [*organisations, *teams] if "true" in for_all else [*teams, *organisations]
+    return next(filter(None, map(as_text, candidates)), "")
 
 
 def _when(ts: Any) -> datetime | None:
@@ -208,7 +252,3 @@ def _when(ts: Any) -> datetime | None:
         return datetime.fromtimestamp(float(ts), UTC)
     except (TypeError, ValueError, OverflowError, OSError):
         return None
-
-
-def _digest(body: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(body, sort_keys=True, default=str).encode()).hexdigest()

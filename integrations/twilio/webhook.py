@@ -4,7 +4,7 @@ https://www.twilio.com/docs/usage/webhooks/webhooks-security
 """
 
 import hashlib
-import json
+import re
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -19,14 +19,20 @@ from core.messages import (
     InboundMessage,
     InboundSignal,
     InboundStatus,
+    ItemKind,
     Person,
     clean,
     read_feedback_button,
 )
 from core.reactions import text_rating, word_rating
-from core.text import canonical_phone
+from core.text import canonical_phone, is_user_id
+from core.untrusted import read_object
 
 Form = dict[str, str]
+
+# What Twilio's Advanced Opt-Out read the message as, in words that the bot knows: the customer may have written any
+# keyword that the account configures. HELP is answered by Twilio itself.
+_OPT_WORDS = {"STOP": "STOP", "START": "START"}
 
 
 def verify(token: str, url: str, body: bytes, content_type: str, signature: str | None, query: str) -> Form:
@@ -42,48 +48,56 @@ def verify(token: str, url: str, body: bytes, content_type: str, signature: str 
     validator = RequestValidator(token)
     if not signature:
         raise BadSignature("The request has no X-Twilio-Signature.", "Only Twilio may call this address.")
-    if content_type.startswith("application/json"):
+    is_json = content_type.lower().startswith("application/json")
+    # Blank fields are signed too: a parser that drops them breaks every message with media.
+    text = "" if is_json else body.decode("utf-8", "replace")
+    form = ImmutableMultiDict(parse_qsl(text, keep_blank_values=True))
+    try:
+        genuine = validator.validate(url, form, signature)
+    except ValueError:  # without PUBLIC_BASE_URL the address is the caller's Host header: it may be no address at all
+        genuine = False
+    if is_json:  # the URL's signature covers the body only through its hash
         digests = [value for name, value in parse_qsl(query, keep_blank_values=True) if name == "bodySHA256"]
-        genuine = validator.validate(url, {}, signature) and digests == [hashlib.sha256(body).hexdigest()]
-        fields: Any = _json(body) if genuine else {}
-    else:
-        # Blank fields are signed too: a parser that drops them breaks every message with media.
-        pairs = ImmutableMultiDict(parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True))
-        genuine = validator.validate(url, pairs, signature)
-        fields = dict(pairs)
+        genuine = genuine and digests == [hashlib.sha256(body).hexdigest()]
     if not genuine:
         raise BadSignature(
             "X-Twilio-Signature does not fit this request.",
             "Check TWILIO_AUTH_TOKEN (the primary one), and that PUBLIC_BASE_URL is the address Twilio calls.",
         )
-    return {str(name): str(value) for name, value in fields.items()}
-
-
-def _json(body: bytes) -> dict[str, Any]:
-    try:
-        data = json.loads(body)
-        if isinstance(data, dict):
-            return data
-    except ValueError:
-        pass
-    raise BadInput("The body is not a JSON object.", "Twilio sends forms or JSON objects.")
+    fields: dict[str, Any] = read_object(body) if is_json else dict(form)
+    return {name: "" if value is None else str(value) for name, value in fields.items()}
 
 
 def split(form: Form) -> list[InboundItem]:
-    """One webhook is one message; the ledger's key is its MessageSid."""
-    sid = form.get("MessageSid") or form.get("SmsMessageSid") or form.get("SmsSid")
+    """One webhook is one message; the ledger's key is its MessageSid.
+
+    Raises:
+        BadInput: it has none.
+    """
+    sid = _sid(form)
     if not sid:
         raise BadInput("The request has no MessageSid.", "Point Twilio's incoming-message webhook at this address.")
-    lane = f"twilio:{_address(form)}"
-    if _signal(form):
-        return [InboundItem(sid, "signal", lane, dict(form))]
-    return [InboundItem(sid, "ignored" if is_blank(form) else "message", lane, dict(form))]
+    if form.get("MessageStatus"):  # a status callback that was pointed at the wrong door
+        return split_status(form, None)
+    kind: ItemKind = "message"
+    if not _sender(form) or form.get("OptOutType") == "HELP":
+        kind = "ignored"  # nobody to answer, or Twilio did
+    elif _signal(form):
+        kind = "signal"
+    elif is_blank(form):
+        kind = "ignored"
+    return [InboundItem(sid, kind, f"twilio:{_lane(form)}", dict(form))]
 
 
 def split_status(form: Form, our_id: str | None) -> list[InboundItem]:
-    """A status callback. It has no id of its own: message, status and error code make one."""
-    sid = form.get("MessageSid") or form.get("SmsSid")
-    status = form.get("MessageStatus") or form.get("SmsStatus")
+    """A status callback. It has no id of its own: message, status and error code make one.
+
+    Raises:
+        BadInput: it is none.
+    """
+    if form.get("SmsStatus") == "received" and not form.get("MessageStatus"):
+        return split(form)  # a message that was pointed at the wrong door
+    sid, status = _sid(form), form.get("MessageStatus") or form.get("SmsStatus")
     if not sid or not status:
         raise BadInput("The status callback has no MessageSid or MessageStatus.", "See Twilio's StatusCallback.")
     payload = {**form, "our_id": our_id}
@@ -92,15 +106,7 @@ def split_status(form: Form, our_id: str | None) -> list[InboundItem]:
 
 def is_blank(form: Form) -> bool:
     """Nothing to read: probably a reaction, of which Twilio shows no more than this. It never wakes the model."""
-    return not (
-        form.get("Body", "").strip()
-        or _media_count(form)
-        or form.get("Latitude")
-        or form.get("ButtonPayload")
-        or form.get("ButtonText")
-        or form.get("ListId")
-        or form.get("ListTitle")
-    )
+    return not (_text(form) or _media_count(form) or form.get("Latitude"))
 
 
 def read(kind: str, form: Form) -> Inbound | None:
@@ -108,7 +114,7 @@ def read(kind: str, form: Form) -> Inbound | None:
     if kind == "status":
         return InboundStatus(
             channel="twilio",
-            provider_message_id=form.get("MessageSid") or form.get("SmsSid", ""),
+            provider_message_id=_sid(form),
             delivery=form.get("MessageStatus") or form.get("SmsStatus", ""),
             our_id=form.get("our_id"),
             error=form.get("ErrorCode") or None,
@@ -124,18 +130,28 @@ def read(kind: str, form: Form) -> Inbound | None:
     return InboundMessage(
         channel="twilio",
         person=_person(form),
-        provider_message_id=form.get("MessageSid") or form.get("SmsSid", ""),
-        text=clean(form.get("Body") or form.get("ButtonText") or form.get("ListTitle")),
+        provider_message_id=_sid(form),
+        text=_text(form),
         kind=_kind(form, media),
         quoted=form.get("OriginalRepliedMessageSid") or None,
-        address={"to": form.get("From", ""), "from": form.get("To", "")},
+        address={"to": form.get("From") or f"whatsapp:{_sender(form)}", "from": form.get("To", "")},
         attachments=tuple(media),
     )
 
 
+def _sid(form: Form) -> str:
+    return form.get("MessageSid") or form.get("SmsMessageSid") or form.get("SmsSid") or ""
+
+
+def _text(form: Form) -> str:
+    """What was written or tapped (Body repeats a button's text, not always a list's), or the word it stands for."""
+    said = (form.get("Body"), form.get("ButtonText"), form.get("ListTitle"))
+    return _OPT_WORDS.get(form.get("OptOutType", "")) or next(filter(None, map(clean, said)), "")
+
+
 def _media_count(form: Form) -> int:
     count = form.get("NumMedia", "")
-    return min(int(count), 10) if count.isdigit() else 0
+    return min(int(count), 10) if re.fullmatch(r"[0-9]{1,4}", count) else 0
 
 
 def _kind(form: Form, media: list[dict[str, str]]) -> str:
@@ -163,18 +179,24 @@ def _signal(form: Form) -> InboundSignal | None:
     return InboundSignal("twilio", _person(form), rating.signal, "replace", text, target=quoted)
 
 
-def _address(form: Form) -> str:
+def _sender(form: Form) -> str:
+    """Who writes, as Twilio names them: a number, or the user id of a person who hides it."""
+    return form.get("WaId") or _bare(form.get("From", "")) or _bare(form.get("ExternalUserId", ""))
+
+
+def _lane(form: Form) -> str:
     """Who writes: the phone number in its one form, else whatever stands in its place."""
-    return canonical_phone(form.get("WaId") or form.get("From", "")) or _bare(form.get("From", "")) or "unknown"
+    return canonical_phone(_sender(form)) or _sender(form) or "unknown"
 
 
 def _person(form: Form) -> Person:
+    sender, external = _sender(form), _bare(form.get("ExternalUserId", ""))
     identifiers = []
-    if phone := canonical_phone(form.get("WaId") or form.get("From", "")):
+    if phone := canonical_phone(sender):
         identifiers.append(Identifier("phone", phone))
-    else:
-        identifiers.append(Identifier("wa_id", _bare(form.get("From", "")) or "unknown"))
-    if external := _bare(form.get("ExternalUserId", "")):
+    elif sender != external:
+        identifiers.append(Identifier("bsuid" if is_user_id(sender) else "wa_id", sender or "unknown"))
+    if external:
         identifiers.append(Identifier("bsuid", external))
     if parent := _bare(form.get("ParentExternalUserId", "")):
         identifiers.append(Identifier("parent_bsuid", parent))

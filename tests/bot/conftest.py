@@ -82,9 +82,10 @@ def model(_model_server: tuple[ScriptedModel, str]) -> ScriptedModel:
 
 
 class _Revolving:
-    """An ASGI application that stands for whichever one is current."""
+    """An ASGI application that stands for whichever one is current. One HTTP client serves them all."""
 
     current: Any = None
+    client: httpx.AsyncClient | None = None
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":
@@ -93,7 +94,8 @@ class _Revolving:
             await receive()
             await send({"type": "lifespan.shutdown.complete"})
             return
-        self.current.state.client = getattr(self.current.state, "client", None) or httpx.AsyncClient(timeout=2.0)
+        self.client = self.client or httpx.AsyncClient(timeout=2.0)
+        self.current.state.client = self.client
         await self.current(scope, receive, send)
 
 
@@ -128,26 +130,35 @@ def vendors(_vendor_server: tuple[_Revolving, str], settings: Settings) -> Vendo
 # All of it together ---------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="session")
+def _addresses(_model_server: tuple[ScriptedModel, str], _vendor_server: tuple[_Revolving, str]) -> dict[str, str]:
+    model, vendors = f"{_model_server[1]}/v1", _vendor_server[1]
+    return {
+        "inference_url": model, "local_model_url": model, "twilio_api_base_url": vendors,
+        "meta_graph_base_url": vendors, "slack_api_base_url": f"{vendors}/api",
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def _clients() -> dict[str, Any]:
+    """The vendors' clients, made once: each of them reads the machine's certificates."""
+    return {}
+
+
 @pytest.fixture
 def awake(
-    settings: Settings, model: ScriptedModel, _model_server: tuple[ScriptedModel, str], vendors: Vendors,
+    settings: Settings, model: ScriptedModel, vendors: Vendors, _addresses: dict[str, str], _clients: dict[str, Any],
     monkeypatch: pytest.MonkeyPatch,
-) -> Awake:  # fmt: skip
+) -> Iterator[Awake]:  # fmt: skip
     """The parts of an awake process, as jobs find them."""
-    address = f"{_model_server[1]}/v1"
-    built = wiring.build(
-        settings.model_copy(
-            update={
-                "inference_url": address,
-                "local_model_url": address,
-                "twilio_api_base_url": vendors.url,
-                "meta_graph_base_url": vendors.url,
-                "slack_api_base_url": f"{vendors.url}/api",
-            }
-        )
-    )
+    if not _clients:
+        _clients.update(wiring.vendor_clients(settings.model_copy(update=_addresses)))
+    monkeypatch.setattr(wiring, "vendor_clients", lambda _: dict(_clients))
+    built = wiring.build(settings.model_copy(update=_addresses))
     monkeypatch.setattr(jobs, "get_awake", lambda: built)
-    return built
+    yield built
+    built.engine.dispose()
+    built.redis.close()
 
 
 @pytest.fixture

@@ -23,6 +23,7 @@ from core.errors import Unavailable, VendorUnavailable
 from core.registry import FolderStore
 from core.rollouts import Plan, Stage
 from core.tables import Assignment, Conversation, Customer, InboundEvent, Lane, Message, OutboxItem, now
+from integrations.redis.queue import connect
 
 QUESTION = people.CONSENT_QUESTION["pt"]
 
@@ -120,10 +121,11 @@ class TestOneMessage:
         assert "Answer in at most two sentences" in model.asked[0]["messages"][0]["content"]
         assert vendors.texts()[1] == people.CONSENT_QUESTION["en"]
 
-    def test_a_quarter_of_a_megabyte_of_text(self, street: Street, model: ScriptedModel) -> None:
-        street.says("Quanto custa? " * 70_000)
+    def test_a_megabyte_of_text(self, street: Street, vendors: Any) -> None:
+        """Through a channel that takes it: it is bounded, answered once, and harms nobody."""
+        street.answer(street.web("Quanto custa? " * 75_000))
         assert len(street.messages("in")[0].text) <= 8_000
-        assert len(street.outbox()) == 2
+        assert [row.state for row in street.outbox()] == ["sent", "sent"]
 
     def test_nul_is_no_obstacle(self, street: Street, vendors: Any) -> None:
         street.says("Quanto\x00 custa?\x00")
@@ -294,24 +296,26 @@ class TestDyingWorker:
         assert vendors.texts() == ["Resposta de base-model.", QUESTION]
 
     def test_who_was_only_slow_writes_nothing_any_more(
-        self, awake: Awake, street: Street, vendors: Any, model: ScriptedModel
+        self, awake: Awake, street: Street, vendors: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Stopped in the model call for longer than its lease: another worker answers, the first is refused."""
         lane = street.twilio("Qual colchão?")
-        taken_over: list[bool] = []
+        real = awake.models.reply
+        calls: list[Any] = []
 
-        def slow(name: str, question: str) -> str:
-            if not taken_over:
-                taken_over.append(True)
+        def slow(*args: Any, **kwargs: Any) -> Any:
+            calls.append(args)
+            if len(calls) == 1:
                 awake.heartbeat.held.clear()
                 with transaction(awake.engine) as session:
                     session.execute(update(Lane).values(leased_until=now() - timedelta(seconds=1)))
                 street.answer(lane)
-            return "Resposta."
+            return real(*args, **kwargs)
 
-        model.say = slow
+        monkeypatch.setattr(awake.models, "reply", slow)
         street.answer(lane)
-        assert vendors.texts() == ["Resposta.", QUESTION]
+        assert len(calls) == 2
+        assert vendors.texts() == ["Resposta de base-model.", QUESTION]
         assert len(street.messages("out")) == 2
 
 
@@ -461,7 +465,7 @@ class TestConsent:
         street.answer(street.meta({"type": "image", "image": {"id": "1"}}, sender="+5511987650003"))
         assert QUESTION not in vendors.texts()
 
-    @pytest.mark.parametrize("word", ["SIM", "sim", "Sim!", "pode sim"])
+    @pytest.mark.parametrize("word", ["SIM", "pode sim!"])
     def test_yes(self, awake: Awake, street: Street, vendors: Any, model: ScriptedModel, word: str) -> None:
         street.says("Qual colchão?")
         street.says(word)
@@ -472,7 +476,7 @@ class TestConsent:
         street.says("E o de casal?")
         assert all(self.consents(street))
 
-    @pytest.mark.parametrize("word", ["NÃO", "nao", "Não, obrigada"])
+    @pytest.mark.parametrize("word", ["nao", "Não, obrigada"])
     def test_no(self, awake: Awake, street: Street, vendors: Any, word: str) -> None:
         street.says("Qual colchão?")
         street.says(word)
@@ -560,7 +564,7 @@ class TestOptOut:
 
 
 class TestUnreadable:
-    @pytest.mark.parametrize("kind", ["image", "audio", "video", "document", "sticker", "location", "contacts"])
+    @pytest.mark.parametrize("kind", ["image", "audio", "location", "contacts"])
     def test_media_get_one_canned_sentence(self, street: Street, vendors: Any, model: ScriptedModel, kind: str) -> None:
         content: Any = {"latitude": 1.0, "longitude": 2.0} if kind == "location" else {"id": "1"}
         street.answer(street.meta({"type": kind, kind: [content] if kind == "contacts" else content}))
@@ -571,8 +575,10 @@ class TestUnreadable:
         street.answer(street.meta({"type": "image", "image": {"id": "1", "caption": "Vocês têm deste?"}}))
         assert "Vocês têm deste?" in model.asked[0]["messages"][-1]["content"]
 
-    @pytest.mark.parametrize("said", ["", " ", "\n\t", "\u200b\u200d", "\x00"])
-    @pytest.mark.parametrize("channel", ["meta", "twilio", "web"])
+    @pytest.mark.parametrize(
+        ("channel", "said"),
+        [("meta", " \n\t"), ("meta", "\u200b\u200d"), ("twilio", ""), ("twilio", "\x00"), ("web", "\x00 ")],
+    )
     def test_blank_messages_never_reach_the_model(
         self, street: Street, vendors: Any, model: ScriptedModel, said: str, channel: str
     ) -> None:
@@ -640,8 +646,7 @@ class TestWhenThingsAreAway:
                 with transaction(awake.engine) as session:
                     session.execute(update(InboundEvent).values(not_before=now()))
         street.answer(lane)
-        assert street.events()[0].outcome is not None
-        assert street.events()[0].outcome.startswith("answered")
+        assert str(street.events()[0].outcome).startswith("answered")
 
     def test_the_embedder_is_away(self, awake: Awake, street: Street, vendors: Any) -> None:
         assert awake.embeddings is not None
@@ -651,9 +656,7 @@ class TestWhenThingsAreAway:
 
     def test_redis_is_away(self, awake: Awake, street: Street, vendors: Any) -> None:
         """The website's waiting page is told nothing; the answer is kept all the same."""
-        import redis
-
-        awake.web.redis = redis.Redis(port=1)
+        awake.web.redis = connect("redis://127.0.0.1:1")
         street.answer(street.web("Qual colchão?"))
         assert [row.state for row in street.outbox()] == ["sent", "sent"]
 
@@ -663,15 +666,15 @@ def test_logs_hold_nobodys_words(
 ) -> None:
     """Whatever goes wrong in a turn: what a person wrote stands in no log line."""
     caplog.set_level(logging.DEBUG, logger="bot")
-    secret = "meu segredo é torta de limão"
+    secret = "meu segredo\né torta de limão"
     model.failing = {"base-model"}
     street.says(f"{secret} 1")
     model.failing = set()
 
     def broken(awake: Awake, event_id: int, turn: Any, *_: Any) -> None:
         with transaction(awake.engine) as session:
-            session.add(Message(text=turn.message.text, direction="sideways", role="customer", channel="meta",
-                                conversation_id=turn.conversation_id, customer_id=turn.customer_id, context="x"))  # fmt: skip
+            known = session.get_one(Message, turn.message_id)
+            known.direction = "sideways"  # refused by the table, whose error quotes the row
 
     with monkeypatch.context() as patch:
         patch.setattr(chat, "save", broken)
@@ -681,7 +684,7 @@ def test_logs_hold_nobodys_words(
     lines = [_Formatter("awake").format(record) for record in caplog.records]
     assert any("could not be handled" in line for line in lines)
     assert any("No answer from base" in line for line in lines)
-    assert not [line for line in lines if "torta" in line or ANA in line]
+    assert not [line for line in lines if "segredo" in line or "torta" in line or ANA in line]
 
 
 def test_a_lost_lease_is_no_error_of_the_event(street: Street, monkeypatch: pytest.MonkeyPatch, awake: Awake) -> None:

@@ -33,28 +33,38 @@ class Ourselves:
         self.reports.append(body)
         return Response()
 
-    def wait(self, count: int) -> list[str]:
+    def wait_for(self, part: str, count: int) -> int:
+        """How many reports have this in them, at the latest after five seconds."""
         end = time.monotonic() + 5
-        while len(self.reports) < count and time.monotonic() < end:
+        while (found := sum(part in report for report in self.reports)) < count and time.monotonic() < end:
             time.sleep(0.02)
-        return self.reports
+        return found
 
 
-@pytest.fixture
-def us() -> Ourselves:
-    return Ourselves()
-
-
-@pytest.fixture
-def vendor(us: Ourselves) -> Iterator[httpx.Client]:
+@pytest.fixture(scope="module")
+def _servers() -> Iterator[tuple[Ourselves, str, str]]:
+    us = Ourselves()
     with serving(Starlette(routes=[Route("/{path:path}", us.take, methods=["POST"])])) as here:
         settings = load_settings(
             running=False, public_base_url=here, twilio_auth_token="t", meta_app_secret="m", slack_signing_secret="s",
             meta_phone_number_id="1",
         )  # fmt: skip
-        with serving(create_vendors(settings)) as url, httpx.Client(base_url=url, timeout=5.0) as client:
-            client.headers["x-here"] = here
-            yield client
+        with serving(create_vendors(settings)) as url:
+            yield us, here, url
+
+
+@pytest.fixture
+def us(_servers: tuple[Ourselves, str, str]) -> Ourselves:
+    return _servers[0]
+
+
+@pytest.fixture
+def vendor(_servers: tuple[Ourselves, str, str]) -> Iterator[httpx.Client]:
+    """The fake vendors; `sent` begins with what this test sends."""
+    _, here, url = _servers
+    with httpx.Client(base_url=url, timeout=5.0, headers={"x-here": here}) as client:
+        client.headers["x-since"] = str(len(client.get("/_sent").json()))
+        yield client
 
 
 def twilio(client: httpx.Client, body: str = "Olá", **form: str) -> httpx.Response:
@@ -75,8 +85,9 @@ SEND = {"twilio": twilio, "meta": meta, "slack": slack}
 
 
 def sent(client: httpx.Client, since: int = 0) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = client.get("/_sent", params={"since": since}).json()
-    return found
+    before = int(client.headers["x-since"])
+    found: list[dict[str, Any]] = client.get("/_sent", params={"since": before + since}).json()
+    return [{**entry, "n": entry["n"] - before} for entry in found]
 
 
 def test_what_was_taken_is_numbered_and_listed(vendor: httpx.Client) -> None:
@@ -90,14 +101,13 @@ def test_what_was_taken_is_numbered_and_listed(vendor: httpx.Client) -> None:
 
 
 def test_deliveries_are_reported_and_reported_again_if_not_taken(vendor: httpx.Client, us: Ourselves) -> None:
-    us.refuse = 1
+    us.refuse = us.asked + 1
     here = vendor.headers["x-here"]
     sid = twilio(vendor, StatusCallback=f"{here}/status?id=row-1").json()["sid"]
     wamid = meta(vendor).json()["messages"][0]["id"]
-    reports = us.wait(4)
-    assert len(reports) == 4
-    assert sum(f"MessageSid={sid}" in report for report in reports) == 2
-    assert sum(wamid in report and "row-1" in report for report in reports) == 2
+    assert us.wait_for(f"MessageSid={sid}", 2) == 2
+    assert us.wait_for(wamid, 2) == 2
+    assert all("row-1" in report for report in us.reports if wamid in report)
 
 
 @pytest.mark.parametrize("name", SEND)
@@ -137,18 +147,19 @@ def test_dropped_is_taken_and_never_answered(vendor: httpx.Client, name: str) ->
 
 
 def test_twilio_finds_what_it_was_sent(vendor: httpx.Client) -> None:
-    sid = twilio(vendor, "Um").json()["sid"]
+    sid = twilio(vendor, "Um", To="whatsapp:+5511990000003").json()["sid"]
     twilio(vendor, "Dois", To="whatsapp:+5511990000002")
-    found = vendor.get("/2010-04-01/Accounts/AC1/Messages.json", params={"To": "whatsapp:+5511990000001"}).json()
+    found = vendor.get("/2010-04-01/Accounts/AC1/Messages.json", params={"To": "whatsapp:+5511990000003"}).json()
     assert [(message["sid"], message["body"]) for message in found["messages"]] == [(sid, "Um")]
 
 
 def test_slack_tells_threads_apart(vendor: httpx.Client) -> None:
-    slack(vendor, text="fora")
-    slack(vendor, text="dentro", thread_ts="1.2", metadata={"event_type": "e", "event_payload": {"id": "row-1"}})
+    slack(vendor, text="fora", channel="D2")
+    metadata = {"event_type": "e", "event_payload": {"id": "row-1"}}
+    slack(vendor, text="dentro", channel="D2", thread_ts="1.2", metadata=metadata)
 
     def texts(method: str, **arguments: str) -> list[str]:
-        answer = vendor.post(f"/api/{method}", data={"channel": "D1", **arguments}).json()
+        answer = vendor.post(f"/api/{method}", data={"channel": "D2", **arguments}).json()
         return [message["text"] for message in answer["messages"]]
 
     assert texts("conversations.history") == ["fora"]
