@@ -34,9 +34,15 @@ class Finding:
 
 
 @click.command()
+@click.option(
+    "--history", "of_history", is_flag=True, help="Instead: prove the invariants on everything that happened."
+)
 @as_json_option
-def doctor(as_json: bool) -> None:
+def doctor(of_history: bool, as_json: bool) -> None:
     """What is set up, reachable and missing, and what to do. Exit status 1 if something keeps it from working."""
+    if of_history:
+        history(as_json)
+        return
     settings = load_settings()
     findings: list[Finding] = []
     for look in (place, database, redis, model, embeddings, channels, pages, outside):
@@ -47,6 +53,26 @@ def doctor(as_json: bool) -> None:
     if as_json:
         print_json([asdict(finding) for finding in findings])
     if any(finding.state == "bad" for finding in findings):
+        raise SystemExit(1)
+
+
+def history(as_json: bool) -> None:
+    """Ledger, outbox and event log against bot/history.py's rules. Exit status 1 if one is broken."""
+    from bot.cli.common import session
+    from bot.history import RULES, check
+
+    with session() as db:
+        found = check(db)
+    if as_json:
+        print_json({"figures": found.figures, "violations": [asdict(violation) for violation in found.violations]})
+    else:
+        click.echo(", ".join(f"{count} {name}" for name, count in found.figures.items()))
+        broken = {violation.rule for violation in found.violations}
+        for rule in RULES:
+            say(Finding("bad" if rule in broken else "ok", "history", rule))
+        for violation in found.violations[:50]:
+            click.echo(f"{'':15}→ {violation.subject}: {violation.says} ({violation.rule})")
+    if found.violations:
         raise SystemExit(1)
 
 

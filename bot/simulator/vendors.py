@@ -3,7 +3,7 @@
 They accept what the real ones accept, answer as they do, send delivery reports back to our own webhooks, and
 misbehave on demand:
 
-    GET  /_sent?since=N     everything accepted so far, as {"n", "vendor", "to", "text", "id", ...}
+    GET  /_sent?since=N     everything accepted so far, as {"n", "vendor", "to", "text", "id", "ours", ...}
     POST /_faults           {"vendor", "times", "kind": "429" | "500" | "refuse" | "drop", "retry_after"}
                             "drop" takes the message and never answers; "code" is the vendor's, for "refuse"
 """
@@ -15,7 +15,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator
 from typing import Any
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, urlsplit
 
 import httpx
 from fastapi import FastAPI, Request, Response
@@ -101,7 +101,8 @@ def create_vendors(settings: Settings) -> FastAPI:
             "from": form.get("From"),
             "body": form.get("Body"),
         }
-        sent.take("twilio", id=message["sid"], to=message["to"], text=message["body"])
+        ours = dict(parse_qsl(urlsplit(form.get("StatusCallback", "")).query)).get("id")
+        sent.take("twilio", id=message["sid"], to=message["to"], text=message["body"], ours=ours)
         if callback := form.get("StatusCallback"):
             for status in ("sent", "delivered"):
                 report(traffic.twilio_status(settings, callback, str(message["sid"]), status))
@@ -135,7 +136,8 @@ def create_vendors(settings: Settings) -> FastAPI:
         ]
         to = body.get("to") or body.get("recipient")
         wamid = f"wamid.{secrets.token_hex(18)}"
-        sent.take("meta", id=wamid, to=to, text=text, buttons=buttons)
+        ours = body.get("biz_opaque_callback_data")
+        sent.take("meta", id=wamid, to=to, text=text, buttons=buttons, ours=ours)
         for status in ("sent", "delivered"):
             report(traffic.meta_status(settings, wamid, status, echo=str(body.get("biz_opaque_callback_data"))))
         if wrong and wrong["kind"] == "drop":
@@ -163,6 +165,7 @@ def create_vendors(settings: Settings) -> FastAPI:
             sent.take(
                 "slack", id=f"{data.get('channel')}:{ts}", to=data.get("channel"), text=data.get("text"), ts=ts,
                 thread=data.get("thread_ts"), buttons=buttons, metadata=data.get("metadata"),
+                ours=as_dict(as_dict(data.get("metadata")).get("event_payload")).get("id"),
             )  # fmt: skip
             if wrong and wrong["kind"] == "drop":
                 await _gone(request)
