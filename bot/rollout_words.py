@@ -1,0 +1,55 @@
+"""A rollout in sentences and numbers: for the command line, Slack and the page alike."""
+
+from typing import Any
+
+from bot.ops.figures import RolloutView
+from core.rollouts import ACTIVE, ERRORS_ROLLBACK, HARM_HOLD, HARM_ROLLBACK, PROMOTE, SAMPLE_RATIO_HOLD
+
+
+def explanation(view: RolloutView) -> list[str]:
+    """Why it stands where it stands, and what would change it."""
+    r, f = view.rollout, view.decision.figures
+    new, old, margin = f["challenger"], f["control"], view.plan.stages[r.stage].margin
+    lines = [
+        f"{view.version} against {view.against} in '{r.context}': {r.state}, step {r.stage + 1} of"
+        f" {len(view.plan.stages)}, weight {r.weight:.0%}, plan '{view.plan.name}'.",
+        f"Votes: {view.version} {new['votes']} ({_rate(new)}), {view.against} {old['votes']} ({_rate(old)}).",
+        f"Evidence that it is worse: {f['harm']:.2f} (highest {f['harm_highest']:.2f}; held at {HARM_HOLD:.0f},"
+        f" rolled back at {HARM_ROLLBACK:.0f}).",
+        f"Evidence that it is not worse by {margin:.0%}: {f['no_worse']:.2f} (needed {PROMOTE:.0f}).",
+        f"Split of people against plan: {f['sample_ratio']:.2f} (held at {SAMPLE_RATIO_HOLD:.0f})."
+        f" Failing replies: {f['errors']:.2f} (rolled back at {ERRORS_ROLLBACK:.0f}).",
+    ]
+    if r.state in ACTIVE:
+        lines.append("Now: " + ("; ".join(view.decision.reasons) or "nothing is missing") + ".")
+    elif r.reason:
+        lines.append(f"It ended: {r.reason}")
+    return lines
+
+
+def describe(view: RolloutView) -> dict[str, Any]:
+    """The same for machines."""
+    r = view.rollout
+    return {
+        "id": str(r.id),
+        "context": r.context,
+        "version": view.version,
+        "against": view.against,
+        "state": r.state,
+        "mode": r.mode,
+        "plan": view.plan.name,
+        "stage": r.stage,
+        "stages": len(view.plan.stages),
+        "weight": r.weight,
+        "reason": r.reason,
+        "evidence": view.decision.figures,
+        "waiting_for": view.decision.reasons if r.state in ACTIVE else [],
+        "started_at": r.started_at.isoformat(),
+        "ended_at": r.ended_at.isoformat() if r.ended_at else None,
+    }
+
+
+def _rate(interval: dict[str, Any]) -> str:
+    if not interval["votes"]:
+        return "no data"
+    return f"{interval['rate']:.0%}, {interval['low']:.0%}–{interval['high']:.0%}"
