@@ -3,94 +3,73 @@
     assign(...)   a person in an epoch -> arm and the probability it was drawn with
     decide(...)   votes so far -> advance, hold, roll back or wait, with the reasons in sentences
 
-`bot/rollouts.py` is the hand on the lever: it reads votes, calls `decide` and changes the state.
+`core/plans.py` holds the plans; `bot/rollouts.py` is the hand on the lever: it reads votes, calls `decide` and
+changes the state.
 """
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
 import numpy as np
-import yaml
+from numpy.typing import ArrayLike
 
 from core import evidence
-from core.errors import BadInput
+from core.plans import HOUR, PRESETS, Mode, Plan, Stage, preset_for, read_plan
+
+__all__ = [
+    "ACTIVE", "PRESETS", "Action", "Arm", "Decision", "Mode", "Plan", "Stage", "Votes", "assign", "decide", "epoch_of",
+    "held_back", "judge", "preset_for", "read_plan", "solicits", "weigh",
+]  # fmt: skip
 
 Arm = Literal["base", "champion", "challenger"]
-Mode = Literal["canary", "ab", "blue-green"]
 Action = Literal["wait", "advance", "promote", "hold", "rollback"]
+Anchor = Literal["control", "holdback", "none"]
+Stop = Literal["hash-mismatch", "non-finite", "load-failure"]
 
 ACTIVE = ("running", "paused", "held")
-HARM_ROLLBACK = 50.0  # alpha = 0.02 over the whole rollout
+# Chances of a false rollback over a whole rollout: 0.02 + 0.01 + 0.005 + 0.005, and 0.01 for drift after it: 0.05.
+HARM_ROLLBACK = 50.0  # alpha = 0.02
 HARM_HOLD = 20.0
+ERRORS_ROLLBACK = 100.0  # alpha = 0.01
+SLOW_ROLLBACK = 200.0  # alpha = 0.005
+UNSAFE_ROLLBACK = 200.0  # alpha = 0.005
+GUARD_OPEN = 20.0  # nothing advances while a technical guard stands this high
 PROMOTE = 20.0  # alpha = 0.05
 SAMPLE_RATIO_HOLD = 1000.0  # alpha = 0.001
-ERRORS_ROLLBACK = 100.0  # alpha = 0.01
+SOLICITED_HOLD = 50.0
+FAILURES_IN_A_ROW = 5
 
-
-@dataclass(frozen=True)
-class Stage:
-    """One step of a plan, in Argo Rollouts' words.
-
-    Attributes:
-        weight: share of units that get the challenger, 0 to 1.
-        min_votes: challenger votes needed in this stage.
-        hold_seconds: time needed in this stage, however clear the votes.
-        margin: what the challenger may at most be worse by (absolute), to leave this stage.
-    """
-
-    weight: float
-    min_votes: int
-    hold_seconds: float
-    margin: float
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A challenger's way to all traffic.
-
-    Attributes:
-        epoch: how long a person keeps an arm: a day, or the stage, where nobody may flip.
-        expires_hours: without a decision by then the rollout is held, and a person is asked.
-    """
-
-    name: str
-    stages: tuple[Stage, ...]
-    mode: Mode = "canary"
-    epoch: Literal["day", "stage"] = "day"
-    expires_hours: float = 168.0
-    historic: float = 0.75
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> "Plan":
-        return cls(**{**data, "stages": tuple(Stage(**stage) for stage in data["stages"])})
-
-
-HOUR = 3600.0
-PRESETS: dict[str, Plan] = {
-    # For `npllm demo` alone: seconds instead of days. Votes, e-values and the controller are the real ones.
-    "demo": Plan("demo", (Stage(0.50, 30, 5, 0.15),), epoch="stage", historic=0.90),
-    # By rated messages a day (docs/reference: measured ladders): under 100, 100 to 1,000, 1,000 and more.
-    "small": Plan("small", (Stage(0.50, 30, 24 * HOUR, 0.15),)),
-    "medium": Plan("medium", (Stage(0.25, 30, 6 * HOUR, 0.15), Stage(0.50, 60, 24 * HOUR, 0.10))),
-    "large": Plan(
-        "large", (Stage(0.05, 30, 6 * HOUR, 0.15), Stage(0.25, 60, 6 * HOUR, 0.10), Stage(0.50, 120, 24 * HOUR, 0.05))
-    ),
+STOPS: dict[Stop, str] = {
+    "hash-mismatch": "Its files are not the ones that were registered (SHA-256 differs).",
+    "non-finite": "It computes values that are not finite.",
+    "load-failure": "It cannot be loaded.",
 }
 
 
 @dataclass(frozen=True)
 class Votes:
-    """The votes of one rollout, in the order they were given, and how its units were drawn.
+    """What a rollout has seen: its votes in the order they were given, and its units in the order of assignment.
+
+    One vote per unit (a person in an epoch): its first rating. Arm, `w` and stage of a vote are those of the message
+    that was rated, as they were logged when it was served; never those of the moment the rating came in, and never
+    those of the unit's first message where the weight changed since: a place in [0, 1) is kept while the weight moves,
+    so only the rated message's own arm was drawn with its own probability.
 
     Attributes:
-        stage: index of the stage each voting unit was assigned in.
-        served, failed: per unit, for the error guard.
+        y, canary, w, stage: challenger against control (without the held back): rating from 0 to 1, arm, probability
+            of the challenger, index of the stage.
+        solicited: per vote, whether the unit was asked for a rating by the coin (`solicits`).
+        assigned_canary, assigned_w: per unit.
+        served, failed, slow, unsafe: per unit, how many replies were served, failed, were slower than the control's
+            95th percentile, were stopped by the safety filter or handed over. A unit counts once in each guard.
+        anchor: what stands for the frozen base: the control itself, the holdback, or nothing.
+        anchor_y, anchor_canary, anchor_w: votes of the challenger and of the holdback, in the order they were given;
+            `w` is the challenger's chance among these two (`anchor_weight`). Blue-green decides on these alone.
+        failures_in_a_row: technical failures of the challenger's latest replies, unbroken by a success.
+        stops: what was found wrong with the challenger itself.
     """
 
     y: Sequence[float] = ()
@@ -101,6 +80,15 @@ class Votes:
     assigned_w: Sequence[float] = ()
     served: Sequence[int] = ()
     failed: Sequence[int] = ()
+    slow: Sequence[int] = ()
+    unsafe: Sequence[int] = ()
+    solicited: Sequence[bool] = ()
+    anchor: Anchor = "none"
+    anchor_y: Sequence[float] = ()
+    anchor_canary: Sequence[bool] = ()
+    anchor_w: Sequence[float] = ()
+    failures_in_a_row: int = 0
+    stops: Sequence[Stop] = ()
 
 
 @dataclass(frozen=True)
@@ -118,14 +106,31 @@ def assign(*, salt: str, unit: str, epoch: str, weight: float, control: Arm) -> 
     The hash is uniform, so a unit's place on [0, 1) never moves within an epoch: when the weight rises, units
     join the challenger and none leaves it.
     """
-    digest = hashlib.sha256(f"{salt}:{epoch}:{unit}".encode()).digest()
-    place = int.from_bytes(digest[:8], "big") / 2**64
-    return ("challenger" if place < weight else control), weight
+    return ("challenger" if _place(f"{salt}:{epoch}:{unit}") < weight else control), weight
+
+
+def held_back(*, salt: str, unit: str, epoch: str, share: float) -> bool:
+    """Whether a unit stays on the frozen base, rollout or not. The salt is the context's: it outlives rollouts."""
+    return _place(f"holdback:{salt}:{epoch}:{unit}") < share
+
+
+def solicits(*, salt: str, unit: str, epoch: str, share: float = 0.08) -> bool:
+    """The coin that asks a unit for a rating; the same in both arms, so that who answers was not chosen by mood."""
+    return _place(f"solicit:{salt}:{epoch}:{unit}") < share
+
+
+def anchor_weight(weight: float, holdback: float) -> float:
+    """The challenger's chance among challenger and holdback, where the held back are drawn first."""
+    return (1 - holdback) * weight / ((1 - holdback) * weight + holdback)
 
 
 def epoch_of(plan: Plan, stage: int, at: datetime) -> str:
     """The epoch of an instant (in the context's time zone)."""
     return f"stage-{stage}" if plan.epoch == "stage" else f"{at:%Y-%m-%d}"
+
+
+def _place(key: str) -> float:
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64
 
 
 def decide(plan: Plan, stage: int, votes: Votes, *, state: str, elapsed: float, total_elapsed: float) -> Decision:
@@ -134,137 +139,128 @@ def decide(plan: Plan, stage: int, votes: Votes, *, state: str, elapsed: float, 
     Args:
         elapsed, total_elapsed: seconds in this stage, and since the start.
     """
-    now = plan.stages[stage]
-    y, canary, w = (np.asarray(values) for values in (votes.y, votes.canary, votes.w))
-    canary = canary.astype(bool)
-    harm = evidence.harm(y, canary, w, historic=plan.historic)
-    in_stage = np.asarray(votes.stage, dtype=int) == stage
-    no_worse = evidence.last(
-        evidence.no_worse(y[in_stage], canary[in_stage], w[in_stage], margin=now.margin, historic=plan.historic)
-    )
-    ratio = evidence.last(evidence.sample_ratio(votes.assigned_canary, votes.assigned_w))
-    errors = _errors(votes)
-    stage_votes = int(np.sum(in_stage & canary))
-    figures: dict[str, Any] = {
-        "harm": evidence.last(harm),
+    figures = weigh(plan, stage, votes)
+    return judge(
+        plan, stage, figures, state=state, elapsed=elapsed, total_elapsed=total_elapsed,
+        failures_in_a_row=votes.failures_in_a_row, stops=votes.stops,
+    )  # fmt: skip
+
+
+def weigh(plan: Plan, stage: int, votes: Votes) -> dict[str, Any]:
+    """The figures of a rollout: every evidence now, and what people said of both arms."""
+    by_stage: ArrayLike = votes.stage
+    if plan.mode == "blue-green":  # all traffic is the challenger's: only the held back are left to compare with
+        rated: tuple[Any, ...] = (votes.anchor_y, votes.anchor_canary, votes.anchor_w)
+        by_stage = [stage] * len(votes.anchor_y)
+    else:
+        rated = (votes.y, votes.canary, votes.w)
+    y, w = (np.asarray(values, dtype=float) for values in (rated[0], rated[2]))
+    canary = np.asarray(rated[1], dtype=bool)
+    historic = plan.historic
+    harm = evidence.harm(y, canary, w, historic=historic)
+    here = np.asarray(by_stage, dtype=int) == stage
+    asked = np.asarray(votes.solicited, dtype=bool) if len(votes.solicited) == len(y) else np.zeros(len(y), dtype=bool)
+    anchor = None
+    if votes.anchor == "control":
+        anchor = evidence.no_worse(y, canary, w, margin=plan.anchor_margin, historic=historic)
+    elif votes.anchor == "holdback":
+        anchor = evidence.no_worse(
+            votes.anchor_y, votes.anchor_canary, votes.anchor_w, margin=plan.anchor_margin, historic=historic
+        )
+    last = evidence.last
+    return {
+        "harm": last(harm),
         "harm_highest": float(harm.max()) if len(harm) else 1.0,
-        "no_worse": no_worse,
-        "sample_ratio": ratio,
-        "errors": errors,
+        "no_worse": last(
+            evidence.no_worse(y[here], canary[here], w[here], margin=plan.stages[stage].margin, historic=historic)
+        ),
+        "anchor": None if anchor is None else last(anchor),
+        "sample_ratio": last(evidence.sample_ratio(votes.assigned_canary, votes.assigned_w)),
+        "rating_ratio": last(evidence.sample_ratio(canary, w)),
+        "harm_solicited": last(evidence.harm(y[asked], canary[asked], w[asked], historic=historic)),
+        "errors": _guard(votes, votes.failed, historic=0.01),
+        "slow": _guard(votes, votes.slow, historic=0.05),
+        "unsafe": _guard(votes, votes.unsafe, historic=0.02),
         "challenger": asdict(evidence.interval(float(y[canary].sum()), int(canary.sum()))),
         "control": asdict(evidence.interval(float(y[~canary].sum()), int((~canary).sum()))),
-        "stage_votes": stage_votes,
+        "stage_votes": int(np.sum(here & canary)),
     }
+
+
+def judge(
+    plan: Plan, stage: int, figures: dict[str, Any], *, state: str, elapsed: float, total_elapsed: float,
+    failures_in_a_row: int = 0, stops: Sequence[Stop] = (),
+) -> Decision:  # fmt: skip
+    """The decision on figures from `weigh`: first what rolls back, then what holds, then what is missing."""
+    now, final = plan.stages[stage], stage + 1 == len(plan.stages)
 
     def decision(action: Action, *reasons: str) -> Decision:
         return Decision(action, list(reasons), figures)
 
-    highest = figures["harm_highest"]
-    if highest >= HARM_ROLLBACK:
-        return decision(
-            "rollback", f"Evidence of harm reached {highest:.0f} (limit {HARM_ROLLBACK:.0f}): customers rate it worse."
+    if stops:
+        return decision("rollback", *[STOPS[stop] for stop in stops])
+    if failures_in_a_row >= FAILURES_IN_A_ROW:
+        return decision("rollback", f"Its last {failures_in_a_row} replies failed, one after the other.")
+    proof = [
+        f"{what} reached {figures[name]:.0f} (limit {limit:.0f}){because}."
+        for name, limit, what, because in (
+            ("harm_highest", HARM_ROLLBACK, "Evidence of harm", ": customers rate it worse"),
+            ("errors", ERRORS_ROLLBACK, "Evidence that it fails more often", ""),
+            ("slow", SLOW_ROLLBACK, "Evidence that it is slow more often", ""),
+            ("unsafe", UNSAFE_ROLLBACK, "Evidence that it is stopped or handed over more often", ""),
         )
-    if errors >= ERRORS_ROLLBACK:
-        return decision("rollback", f"Evidence that it fails more often reached {errors:.0f} (limit 100).")
+        if figures[name] >= limit
+    ]
+    if proof and plan.on_guardrail == "rollback":
+        return decision("rollback", *proof)
+    if proof:
+        return decision("hold", *proof, "The plan freezes its weight instead of rolling back: abort it, or go on.")
+    ratio, rated, asked = figures["sample_ratio"], figures["rating_ratio"], figures["harm_solicited"]
     if ratio >= SAMPLE_RATIO_HOLD:
         return decision("hold", f"Units are not split as planned (evidence {ratio:.0f}): look for a bot or a bug.")
+    if rated >= SAMPLE_RATIO_HOLD:
+        return decision(
+            "hold", f"One arm is rated more often than it serves (evidence {rated:.0f}): its ratings are biased."
+        )
     if figures["harm"] >= HARM_HOLD:
         return decision("hold", f"Evidence of harm is {figures['harm']:.0f} (hold at {HARM_HOLD:.0f}): weight frozen.")
+    if asked >= SOLICITED_HOLD:
+        return decision("hold", f"People who were asked by the coin rate it worse (evidence {asked:.0f}).")
     if total_elapsed >= plan.expires_hours * HOUR:
         return decision("hold", f"No decision after {plan.expires_hours:.0f} hours: promote or abort it by hand.")
     missing = []
-    if stage_votes < now.min_votes:
-        missing.append(f"{stage_votes} of {now.min_votes} challenger votes in this stage")
+    if figures["stage_votes"] < now.min_votes:
+        missing.append(f"{figures['stage_votes']} of {now.min_votes} challenger votes in this stage")
     if elapsed < now.hold_seconds:
         missing.append(f"{timedelta(seconds=int(now.hold_seconds - elapsed))} left of this stage's time")
-    if no_worse < PROMOTE:
-        missing.append(f"evidence of 'not worse by {now.margin:.0%}' is {no_worse:.1f} of {PROMOTE:.0f}")
+    if figures["no_worse"] < PROMOTE:
+        missing.append(f"evidence of 'not worse by {now.margin:.0%}' is {figures['no_worse']:.1f} of {PROMOTE:.0f}")
+    if final and figures["anchor"] is not None and figures["anchor"] < PROMOTE:
+        missing.append(
+            f"evidence of 'not worse than the base by {plan.anchor_margin:.0%}' is {figures['anchor']:.1f}"
+            f" of {PROMOTE:.0f}"
+        )
+    for name, what in (("errors", "fails"), ("slow", "is slow"), ("unsafe", "is stopped or handed over")):
+        if figures[name] >= GUARD_OPEN:
+            missing.append(f"evidence that it {what} more often is {figures[name]:.0f}, not under {GUARD_OPEN:.0f}")
     if state != "running":
         return decision("wait", f"The rollout is {state}.", *missing)
     if missing:
         return decision("wait", *missing)
-    last = stage + 1 == len(plan.stages)
-    return decision(
-        "promote" if last else "advance",
-        f"Not worse by {now.margin:.0%}: evidence {no_worse:.0f} after {stage_votes} challenger votes.",
+    proved = (
+        f"Not worse by {now.margin:.0%}: evidence {figures['no_worse']:.0f}"
+        f" after {figures['stage_votes']} challenger votes."
     )
+    if now.approval or (final and plan.require_approval):
+        return decision("hold", proved, "The plan wants a person's word: npllm rollout promote.")
+    return decision("promote" if final else "advance", proved)
 
 
-def _errors(votes: Votes) -> float:
-    """One 0/1 event per unit: did any of its replies fail?"""
+def _guard(votes: Votes, counts: Sequence[int], *, historic: float) -> float:
+    """One 0/1 event per unit that was served: did it happen to any of its replies?"""
     served = np.asarray(votes.served) > 0
-    if not served.any():
+    if not len(counts) or not served.any():
         return 1.0
-    failed = (np.asarray(votes.failed) > 0)[served].astype(float)
+    event = (np.asarray(counts) > 0)[served].astype(float)
     canary, w = np.asarray(votes.assigned_canary)[served], np.asarray(votes.assigned_w)[served]
-    return evidence.last(evidence.worse_odds(failed, canary, w, historic=0.01))
-
-
-def read_plan(text: str) -> Plan:
-    """A plan from its YAML, in Argo's words; see docs/rollouts.md.
-
-    Raises:
-        BadInput: names the line's key and what is wrong with it.
-    """
-    try:
-        data = yaml.safe_load(text)
-    except yaml.YAMLError:
-        data = None
-    if not isinstance(data, dict) or not isinstance(data.get("steps"), list):
-        raise BadInput("A plan is a YAML mapping with a list of `steps`.", "Start from: npllm rollout lint --example")
-    _only(data, {"name", "mode", "steps"}, "The plan")
-    stages: list[Stage] = []
-    for number, step in enumerate(data["steps"], 1):
-        stage = _read_step(step, f"Step {number}")
-        if stages and stage.weight <= stages[-1].weight:
-            raise BadInput(f"Step {number}: setWeight must rise from step to step.", "Reorder the steps.")
-        stages.append(stage)
-    if not stages:
-        raise BadInput("The plan has no steps.", "Give at least one step with setWeight.")
-    plan = Plan(str(data.get("name", "custom")), tuple(stages))
-    if data.get("mode"):
-        if data["mode"] not in ("canary", "ab", "blue-green"):
-            raise BadInput(f"mode: there is no '{data['mode']}'.", "Choose canary, ab or blue-green.")
-        plan = replace(plan, mode=data["mode"])
-    return plan
-
-
-def _read_step(step: Any, where: str) -> Stage:
-    if not isinstance(step, dict):
-        raise BadInput(f"{where} is no mapping.", "Write it as - setWeight: 25")
-    _only(step, {"setWeight", "minVotes", "pause", "margin"}, where)
-    if "setWeight" not in step:
-        raise BadInput(f"{where}: setWeight is missing.", "Give the percent of people: setWeight: 25")
-    pause = step.get("pause", {})
-    if not isinstance(pause, dict):
-        raise BadInput(f"{where}: pause is no mapping.", "Write it as pause: {duration: 6h}")
-    _only(pause, {"duration"}, f"{where}: pause")
-    return Stage(
-        weight=_number(step["setWeight"], f"{where}: setWeight", 0.1, 99.9) / 100,
-        min_votes=int(_number(step.get("minVotes", 30), f"{where}: minVotes", 1, 1_000_000)),
-        hold_seconds=_duration(pause.get("duration", "6h"), f"{where}: pause.duration"),
-        margin=_number(step.get("margin", 10), f"{where}: margin", 0.1, 50) / 100,
-    )
-
-
-def _only(found: dict[Any, Any], allowed: set[str], where: str) -> None:
-    if unknown := {str(key) for key in found} - allowed:
-        raise BadInput(f"{where} has unknown keys: {', '.join(sorted(unknown))}.", "See docs/rollouts.md.")
-
-
-def _number(value: Any, key: str, least: float, most: float) -> float:
-    """A number from `least` to `most`; NaN is in no range."""
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise BadInput(f"{key} is '{value}', which is no number.", "See docs/rollouts.md.") from None
-    if not least <= number <= most:
-        raise BadInput(f"{key} is {number:g}; it must be from {least:g} to {most:g}.", "See docs/rollouts.md.")
-    return number
-
-
-def _duration(value: Any, key: str) -> float:
-    """'30s', '15m', '6h', '1d' in seconds."""
-    text = str(value)
-    unit = {"s": 1.0, "m": 60.0, "h": HOUR, "d": 24 * HOUR}.get(text[-1:])
-    return _number(text[:-1] if unit else text, key, 0, 365 * 86400) * (unit or 1.0)
+    return evidence.last(evidence.worse_odds(event, canary, w, historic=historic))

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
@@ -19,11 +20,16 @@ from core.rollouts import (
     Arm,
     Plan,
     Stage,
+    Stop,
     Votes,
+    anchor_weight,
     assign,
     decide,
     epoch_of,
+    held_back,
+    preset_for,
     read_plan,
+    solicits,
 )
 
 settings.register_profile("unhurried", deadline=None)
@@ -70,6 +76,18 @@ class TestAssign:
         ):
             same = sum(a == b for a, b in zip(today, other, strict=True))
             assert 860 < same < 1140  # half of 2,000, within six standard deviations
+
+    def test_the_holdback_the_coin_and_the_arm_are_drawn_apart(self) -> None:
+        n = 20_000
+        units = [f"person-{i}" for i in range(n)]
+        held = [held_back(salt="s", unit=unit, epoch="e", share=0.1) for unit in units]
+        asked = [solicits(salt="s", unit=unit, epoch="e", share=0.1) for unit in units]
+        canary = [arm_of(i, 0.1, salt="s", epoch="e") == "challenger" for i in range(n)]
+        for one in (held, asked, canary):
+            assert abs(sum(one) / n - 0.1) <= 3 * math.sqrt(0.09 / n)
+        for one, other in ((held, asked), (held, canary), (asked, canary)):
+            both = sum(a and b for a, b in zip(one, other, strict=True)) / n
+            assert abs(both - 0.01) <= 3 * math.sqrt(0.0099 / n)
 
     def test_the_probability_is_the_challengers_in_both_arms(self) -> None:
         for unit in range(50):
@@ -194,6 +212,114 @@ class TestDecide:
         assert decision.action == "wait"
         assert decision.reasons[0] == f"The rollout is {state}."
 
+    @pytest.mark.parametrize("state", ACTIVE)
+    @pytest.mark.parametrize("stop", ["hash-mismatch", "non-finite", "load-failure"])
+    def test_hard_stops_need_no_statistics(self, state: str, stop: Stop) -> None:
+        for plan in (PLAN, replace(PLAN, on_guardrail="freeze")):
+            decision = decide(plan, 0, Votes(stops=[stop]), state=state, elapsed=0, total_elapsed=0)
+            assert decision.action == "rollback"
+            assert decision.reasons[0].startswith("It")
+
+    def test_five_failures_in_a_row_roll_back_and_four_do_not(self) -> None:
+        for failures, action in ((4, "wait"), (5, "rollback")):
+            decision = decide(PLAN, 0, Votes(failures_in_a_row=failures), state="paused", elapsed=0, total_elapsed=0)
+            assert decision.action == action
+
+    @pytest.mark.parametrize(("guard", "says"), [("slow", "slow more often"), ("unsafe", "stopped or handed over")])
+    def test_slow_and_unsafe_replies_roll_back_without_a_vote(self, guard: str, says: str) -> None:
+        arms = [True, False] * 40
+        worse = Votes(assigned_canary=arms, assigned_w=[0.5] * 80, served=[1] * 80, failed=[0] * 80)
+        worse = replace(worse, **{guard: [int(arm) for arm in arms]})
+        decision = decide(PLAN, 0, worse, state="held", elapsed=0, total_elapsed=0)
+        assert decision.action == "rollback"
+        assert says in decision.reasons[0]
+
+    def test_an_open_guard_keeps_it_from_advancing(self) -> None:
+        good = votes(600, 0.80)
+        ready = decide(PLAN, 0, good, state="running", elapsed=DAY, total_elapsed=DAY)
+        last = [i for i, arm in enumerate(good.assigned_canary) if arm][-4:]
+        failing = [int(i in last) for i in range(600)]
+        decision = decide(PLAN, 0, replace(good, failed=failing), state="running", elapsed=DAY, total_elapsed=DAY)
+        assert (ready.action, decision.action) == ("advance", "wait")
+        assert 20 <= decision.figures["errors"] < 100
+        assert "fails more often" in decision.reasons[0]
+
+    def test_a_plan_may_freeze_instead_of_rolling_back(self) -> None:
+        frozen = replace(PLAN, on_guardrail="freeze")
+        decision = decide(frozen, 0, votes(600, 0.35), state="running", elapsed=0, total_elapsed=0)
+        assert decision.action == "hold"
+        assert "customers rate it worse" in decision.reasons[0]
+
+    def test_ratings_from_one_arm_only_are_biased(self) -> None:
+        """Units are split as planned; of the challenger's, three times as many rate."""
+        rng = np.random.default_rng(4)
+        arm = rng.random(2000) < 0.25
+        rated = arm[rng.random(2000) < np.where(arm, 0.9, 0.3)]
+        seen = Votes(
+            y=(rng.random(len(rated)) < 0.8).astype(float).tolist(), canary=rated.tolist(), w=[0.25] * len(rated),
+            stage=[0] * len(rated), assigned_canary=arm.tolist(), assigned_w=[0.25] * 2000, served=[1] * 2000,
+            failed=[0] * 2000,
+        )  # fmt: skip
+        decision = decide(PLAN, 0, seen, state="running", elapsed=DAY, total_elapsed=DAY)
+        assert decision.action == "hold"
+        assert "biased" in decision.reasons[0]
+
+    def test_the_silent_speak_when_asked(self) -> None:
+        """Who volunteers is content with both arms; who is asked by the coin is not."""
+        volunteers, asked = votes(600, 0.80), votes(240, 0.35)
+        both = Votes(
+            [*volunteers.y, *asked.y], [*volunteers.canary, *asked.canary], [0.25] * 840, [0] * 840,
+            solicited=[False] * 600 + [True] * 240,
+        )  # fmt: skip
+        decision = decide(PLAN, 0, both, state="running", elapsed=DAY, total_elapsed=DAY)
+        assert decision.figures["harm"] < HARM_HOLD <= 50 <= decision.figures["harm_solicited"]
+        assert (decision.action, "asked by the coin" in decision.reasons[0]) == ("hold", True)
+
+    def test_the_anchor_stops_the_last_step_only(self) -> None:
+        """As good as a champion that fell 15 points below the base: one night's margin is met, the anchor is not."""
+        fallen = votes(2000, 0.60, 0.60, w=0.5, stage=1)
+        rng = np.random.default_rng(8)
+        among = rng.random(600) < 0.85
+        fallen = replace(
+            fallen, anchor="holdback", anchor_w=[0.85] * 600, anchor_canary=among.tolist(),
+            anchor_y=(rng.random(600) < np.where(among, 0.60, 0.75)).astype(float).tolist(),
+        )  # fmt: skip
+        without = decide(PLAN, 1, replace(fallen, anchor="none"), state="running", elapsed=DAY, total_elapsed=DAY)
+        last = decide(PLAN, 1, fallen, state="running", elapsed=DAY, total_elapsed=DAY)
+        assert (without.action, last.action) == ("promote", "wait")
+        assert "not worse than the base by 5%" in last.reasons[0]
+        earlier = replace(fallen, stage=[0] * 2000)
+        assert decide(PLAN, 0, earlier, state="running", elapsed=DAY, total_elapsed=DAY).action == "advance"
+
+    def test_where_the_control_is_the_base_it_is_the_anchor(self) -> None:
+        good = replace(votes(2000, 0.80, w=0.5, stage=1), anchor="control")
+        assert decide(PLAN, 1, good, state="running", elapsed=DAY, total_elapsed=DAY).action == "promote"
+
+    def test_approval_is_asked_for_when_all_is_proved_and_not_before(self) -> None:
+        asking = replace(PLAN, require_approval=True)
+        good = votes(900, 0.80, w=0.5, stage=1)
+        early = decide(asking, 1, good, state="running", elapsed=0, total_elapsed=DAY)
+        ready = decide(asking, 1, good, state="running", elapsed=DAY, total_elapsed=DAY)
+        assert (early.action, ready.action) == ("wait", "hold")
+        assert "person's word" in ready.reasons[1]
+        first = replace(PLAN, stages=(replace(PLAN.stages[0], approval=True), PLAN.stages[1]))
+        assert decide(first, 0, votes(600, 0.80), state="running", elapsed=DAY, total_elapsed=DAY).action == "hold"
+
+    def test_blue_green_compares_with_the_held_back(self) -> None:
+        plan = Plan("switch", (Stage(1.0, 30, 0, 0.10),), mode="blue-green", holdback=0.1)
+        rng = np.random.default_rng(5)
+        w = anchor_weight(1.0, 0.1)
+        assert w == pytest.approx(0.9)
+        among = rng.random(3000) < w
+        everyone = Votes(
+            y=[0.0] * 300, canary=[True] * 300, w=[1.0] * 300, stage=[0] * 300, anchor="holdback",
+            anchor_y=(rng.random(3000) < np.where(among, 0.45, 0.75)).astype(float).tolist(),
+            anchor_canary=among.tolist(), anchor_w=[w] * 3000,
+        )  # fmt: skip
+        assert decide(plan, 0, everyone, state="running", elapsed=0, total_elapsed=0).action == "rollback"
+        alone = replace(everyone, anchor_y=(), anchor_canary=(), anchor_w=())
+        assert decide(plan, 0, alone, state="running", elapsed=0, total_elapsed=0).action == "wait"
+
     def test_figures_fit_into_json_however_strong_they_are(self) -> None:
         n = 4000
         arms = [True, False] * (n // 2)
@@ -224,13 +350,50 @@ class TestPlans:
         plan = read_plan(
             """
             name: careful
-            mode: ab
+            mode: canary
             steps:
               - {setWeight: 5, minVotes: 40, pause: {duration: 90m}, margin: 15}
               - setWeight: 50
             """
         )
-        assert plan == Plan("careful", (Stage(0.05, 40, 5400.0, 0.15), Stage(0.50, 30, 6 * HOUR, 0.10)), mode="ab")
+        assert plan == Plan("careful", (Stage(0.05, 40, 5400.0, 0.15), Stage(0.50, 30, 6 * HOUR, 0.10)))
+
+    def test_argos_steps_one_after_the_other(self) -> None:
+        plan = read_plan(
+            """
+            name: argo
+            epoch: stage
+            onGuardrail: freeze
+            holdback: 10
+            requireApproval: true
+            expires: 10d
+            anchorMargin: 8
+            steps:
+              - setWeight: 50
+                audience: internal
+              - pause: {duration: 1h}
+              - analysis: {minVotes: 40, margin: 12}
+              - {setWeight: 5, audience: all}
+              - pause: {}
+            """
+        )
+        assert plan == Plan(
+            "argo",
+            (Stage(0.50, 40, HOUR, 0.12, "internal"), Stage(0.05, 30, 0.0, 0.10, "all", approval=True)),
+            epoch="stage", on_guardrail="freeze", holdback=0.10, require_approval=True, expires_hours=240.0,
+            anchor_margin=0.08,
+        )  # fmt: skip
+
+    def test_modes(self) -> None:
+        assert read_plan("mode: ab\nsteps: [{setWeight: 50}]").mode == "ab"
+        assert read_plan("mode: blue-green\nsteps: [{setWeight: 100}]").stages[0].weight == 1.0
+
+    @pytest.mark.parametrize(
+        ("votes_per_day", "name"),
+        [(0, "tiny"), (29, "tiny"), (30, "small"), (99, "small"), (100, "medium"), (999, "medium"), (1000, "large")],
+    )
+    def test_the_preset_follows_the_volume(self, votes_per_day: float, name: str) -> None:
+        assert preset_for(votes_per_day).name == name
 
     @pytest.mark.parametrize(("text", "seconds"), [("30s", 30), ("15m", 900), ("6h", 21600), ("1d", 86400), ("45", 45)])
     def test_durations(self, text: str, seconds: float) -> None:
@@ -268,7 +431,23 @@ class TestPlans:
             ("steps: [{setWeight: 50, weight: 5}]", "Step 1.*weight"),
             ("steps: [{setWeight: 50}, {setWeight: 25}]", "Step 2.*setWeight"),
             ("steps: [{setWeight: 50}, {setWeight: 50}]", "Step 2.*setWeight"),
+            ("steps: [{setWeight: 50}, {pause: 5}]", "Step 2.*pause"),
+            ("steps: [{pause: {duration: 5m}}, {setWeight: 50}]", "Step 1.*setWeight"),
+            ("steps: [{setWeight: 50}, {analysis: {minVotes: few}}]", "Step 2.*analysis: minVotes"),
+            ("steps: [{setWeight: 50}, {analysis: {template: x}}]", "Step 2.*analysis.*template"),
+            ("steps: [{setWeight: 50}, {analysis: 5}]", "Step 2.*analysis"),
+            ("steps: [{setWeight: 50, audience: friends}]", "Step 1.*audience"),
+            ("steps: [{setWeight: 5, audience: all}, {setWeight: 50, audience: beta}]", "Step 2.*audience"),
             ("mode: rainbow\nsteps: [{setWeight: 50}]", "mode"),
+            ("mode: [ab]\nsteps: [{setWeight: 50}]", "mode"),
+            ("mode: ab\nsteps: [{setWeight: 5}, {setWeight: 50}]", "mode"),
+            ("mode: blue-green\nholdback: 0\nsteps: [{setWeight: 100}]", "holdback"),
+            ("epoch: week\nsteps: [{setWeight: 50}]", "epoch"),
+            ("onGuardrail: pray\nsteps: [{setWeight: 50}]", "onGuardrail"),
+            ("holdback: 60\nsteps: [{setWeight: 50}]", "holdback"),
+            ("requireApproval: maybe\nsteps: [{setWeight: 50}]", "requireApproval"),
+            ("expires: 5m\nsteps: [{setWeight: 50}]", "expires"),
+            ("anchorMargin: none\nsteps: [{setWeight: 50}]", "anchorMargin"),
         ],
     )
     def test_every_error_names_the_key(self, text: str, names: str) -> None:
