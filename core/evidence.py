@@ -65,7 +65,8 @@ def no_worse(y: ArrayLike, canary: ArrayLike, w: ArrayLike, *, margin: float, hi
 
 def sample_ratio(canary: ArrayLike, w: ArrayLike) -> Array:
     """Evidence that arms are not drawn as logged (a bug, or a bot), one entry per assigned unit. Hold at 1000."""
-    canary, w = np.asarray(canary, dtype=bool), np.clip(np.asarray(w, dtype=float), 1e-6, 1 - 1e-6)
+    _, canary, w = _arrays((), canary, w)
+    w = np.clip(w, 1e-6, 1 - 1e-6)  # where one arm was certain, the other one still counts as a wrong split
     products = []
     for tilt in (0.5, 2 / 3, 1.5, 2.0):
         tilted = w * tilt / (w * tilt + 1 - w)
