@@ -40,6 +40,7 @@ _FORGOTTEN = text("""
 _UNSENT = text("""
     SELECT DISTINCT o.lane FROM npllm.outbox o
     WHERE o.state IN ('pending', 'sending', 'unknown') AND o.not_before <= now()
+      AND o.delivery IS DISTINCT FROM 'unknown'
       AND o.created_at < now() - interval '1 second'
       AND NOT EXISTS (SELECT 1 FROM npllm.lanes l WHERE l.lane = o.lane AND l.leased_until > now())
     LIMIT 1000

@@ -6,23 +6,28 @@
                          -> failed    refused for good, or too many tries
     unknown  -> sent                  found at the vendor, or its status webhook came
              -> pending               looked up, and not there
-             -> failed                nobody can tell, or it was never there
-    pending, failed -> sent           its status webhook came after all
+             -> failed                looked up often, and never there
+    any      -> sent                  its status webhook came after all
 
 A row that is `sending` when its holder died is treated as unknown: whoever takes it looks before sending.
+
+Where nobody can be asked (Meta), or nobody answers for a quarter of an hour, a row stays `unknown`, its delivery
+says so too, and an alert is raised: it is never sent again, and a late status still settles it. On Meta the messages
+behind it do not wait for that: the person must not pay for what the network did.
 """
 
 import logging
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from sqlalchemy import select, update
+from sqlalchemy import or_, select, update
 from sqlalchemy.orm import Session
 
 from bot import signals
 from bot.lanes import Lease
-from bot.wiring import Awake
+from bot.wiring import Awake, ChannelClient
 from core import events
 from core.db import transaction
 from core.errors import DoorClosed, NpllmError, Unavailable, VendorUnavailable
@@ -35,7 +40,8 @@ MAX_ATTEMPTS = 8
 FIRST_WAIT = 2.0  # seconds; doubled with every attempt
 UNKNOWN_WAIT = 5.0  # before a look-up: the vendor may still be writing it
 CLOSED_WAIT = 60.0  # while a channel's secrets are not set
-GIVE_UP_UNKNOWN = timedelta(minutes=15)  # without a look-up (Meta), how long its status webhook is waited for
+GIVE_UP_UNKNOWN = timedelta(minutes=15)  # how long a status webhook, or a look-up that works, is waited for
+NOBODY_KNOWS = "unknown"  # as `delivery`: given up, and alerted
 WAITING = ("pending", "sending", "unknown")
 DELIVERY_RANK = {
     "accepted": 0, "scheduled": 0, "queued": 0, "sending": 1, "warning": 1, "sent": 2, "delivered": 3,
@@ -50,6 +56,7 @@ class Due:
     id: str
     outgoing: Outgoing
     channel: str
+    state: str
     look_first: bool
     attempts: int
     created_at: datetime
@@ -60,7 +67,7 @@ def deliver(awake: Awake, lane: str, lease: Lease) -> float | None:
     while True:
         with transaction(awake.engine) as session:
             lease.fence(session)
-            row = _first_waiting(session, lane)
+            row = _first_waiting(session, lane, awake.channels)
             if row is None:
                 return None
             wait = (row.not_before - now()).total_seconds()
@@ -70,8 +77,12 @@ def deliver(awake: Awake, lane: str, lease: Lease) -> float | None:
         _act(awake, due, lease)
 
 
-def _first_waiting(session: Session, lane: str) -> OutboxItem | None:
-    query = select(OutboxItem).where(OutboxItem.lane == lane, OutboxItem.state.in_(WAITING))
+def _first_waiting(session: Session, lane: str, channels: Mapping[str, ChannelClient]) -> OutboxItem | None:
+    mute = [name for name, client in channels.items() if not client.supports_lookup]
+    query = select(OutboxItem).where(
+        OutboxItem.lane == lane, OutboxItem.state.in_(WAITING), OutboxItem.delivery.is_distinct_from(NOBODY_KNOWS),
+        or_(OutboxItem.state != "unknown", OutboxItem.channel.not_in(mute), OutboxItem.not_before <= now()),
+    )  # fmt: skip
     return session.scalar(query.order_by(OutboxItem.message_id, OutboxItem.part).limit(1))
 
 
@@ -89,6 +100,7 @@ def _claim(row: OutboxItem) -> Due:
             buttons=tuple((key, title) for key, title in row.payload.get("buttons", [])),
         ),
         channel=row.channel,
+        state=row.state,
         look_first=look_first,
         attempts=row.attempts,
         created_at=row.created_at,
@@ -102,8 +114,11 @@ def _act(awake: Awake, due: Due, lease: Lease) -> None:
             found: str | None = client.send(due.outgoing)
         elif client.supports_lookup:
             found = client.lookup(due.outgoing, due.created_at - timedelta(minutes=1))
-        else:
-            _stay_unknown(awake, due, lease)
+        elif due.state == "unknown":
+            _nobody_knows(awake, due, lease, "no answer, no status, and no look-up")
+            return
+        else:  # its sender died
+            _set(awake, due, lease, state="unknown", wait=GIVE_UP_UNKNOWN.total_seconds())
             return
     except DoorClosed as error:
         state = "unknown" if due.look_first else "pending"
@@ -163,7 +178,8 @@ def mark_sent(session: Session, row: OutboxItem, provider_id: str) -> None:
 
 def _not_now(awake: Awake, due: Due, lease: Lease, error: VendorUnavailable) -> None:
     if error.outcome_unknown:
-        _set(awake, due, lease, state="unknown", wait=UNKNOWN_WAIT, error=error.message)
+        wait = UNKNOWN_WAIT if awake.channel(due.channel).supports_lookup else GIVE_UP_UNKNOWN.total_seconds()
+        _set(awake, due, lease, state="unknown", wait=wait, error=error.message)
     elif due.attempts >= MAX_ATTEMPTS:
         _failed(awake, due, lease, f"{error.message} Gave up after {due.attempts} tries.")
     else:
@@ -171,14 +187,30 @@ def _not_now(awake: Awake, due: Due, lease: Lease, error: VendorUnavailable) -> 
         _set(awake, due, lease, state="pending", wait=wait, error=error.message)
 
 
-def _stay_unknown(awake: Awake, due: Due, lease: Lease, error: Exception | None = None) -> None:
-    """No look-up, or one that failed: a status webhook may still tell."""
+def _stay_unknown(awake: Awake, due: Due, lease: Lease, error: Exception) -> None:
+    """A look-up that failed: it is asked again, and a status webhook may still tell."""
     if datetime.now(UTC) - due.created_at > GIVE_UP_UNKNOWN:
-        _failed(awake, due, lease, "Nobody knows whether it was sent: no answer, no status, and no look-up.")
+        _nobody_knows(awake, due, lease, "no answer, no status, and no look-up that worked")
         return
     asked = error.retry_after if isinstance(error, VendorUnavailable) else None
-    reason = error.message if isinstance(error, NpllmError) else type(error).__name__ if error else None
+    reason = error.message if isinstance(error, NpllmError) else type(error).__name__
     _set(awake, due, lease, state="unknown", wait=UNKNOWN_WAIT if asked is None else asked, error=reason)
+
+
+def _nobody_knows(awake: Awake, due: Due, lease: Lease, why: str) -> None:
+    """The end of asking: not sent again, not called failed, and somebody is told."""
+    reason = f"Nobody knows whether it was sent: {why}."
+    log.error("%s", reason)
+    with transaction(awake.engine) as session:
+        lease.fence(session)
+        row = session.get_one(OutboxItem, due.id, with_for_update=True)
+        if row.state == "sent":
+            return
+        row.state, row.delivery, row.error = "unknown", NOBODY_KNOWS, reason
+        events.record(
+            session, "alert.raised", channel=row.channel, conversation=row.conversation_id, reason=reason,
+            message=str(row.message_id), part=row.part,
+        )  # fmt: skip
 
 
 def _set(awake: Awake, due: Due, lease: Lease, *, state: str, wait: float, error: str | None = None) -> None:

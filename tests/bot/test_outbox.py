@@ -69,6 +69,11 @@ def sent_events(engine: Engine) -> list[dict[str, Any]]:
         return [e.data for e in session.scalars(select(Event).where(Event.type == "reply.sent").order_by(Event.id))]
 
 
+def alerts(engine: Engine) -> list[dict[str, Any]]:
+    with transaction(engine) as session:
+        return [event.data for event in session.scalars(select(Event).where(Event.type == "alert.raised"))]
+
+
 class TestSending:
     def test_parts_go_in_order_and_once(self, awake: Awake, channel: ScriptedChannel, engine: Engine) -> None:
         ids = put(engine, "um", "dois", "três")
@@ -273,7 +278,8 @@ class TestUnknownOutcome:
             deliver(awake)
             due(engine)
         assert channel.sends == []
-        assert row(engine).state == "failed"
+        assert (row(engine).state, row(engine).delivery) == ("unknown", "unknown")
+        assert len(alerts(engine)) == 1
 
 
 class TestDeadHolder:
@@ -311,9 +317,8 @@ class TestWithoutLookUp:
     def unknown(self, awake: Awake, channel: ScriptedChannel, engine: Engine) -> str:
         (our_id,) = put(engine, "um")
         channel.script = [VendorUnavailable("no answer", outcome_unknown=True)]
-        deliver(awake)
-        due(engine)
-        deliver(awake)
+        wait = deliver(awake)
+        assert wait is None, "nobody waits for what cannot be asked"
         assert (row(engine).state, len(channel.sends)) == ("unknown", 1)
         return our_id
 
@@ -331,17 +336,32 @@ class TestWithoutLookUp:
         assert len(channel.sends) == 1
         assert [e["provider_message_id"] for e in sent_events(engine)] == ["wamid.1"]
 
-    def test_given_up_after_a_quarter_of_an_hour_never_sent_again(
+    def test_given_up_after_a_quarter_of_an_hour_alerted_and_never_sent_again(
         self, awake: Awake, channel: ScriptedChannel, engine: Engine
     ) -> None:
         self.unknown(awake, channel, engine)
-        with transaction(engine) as session:
-            session.scalars(select(OutboxItem)).one().created_at = now() - outbox.GIVE_UP_UNKNOWN * 1.1
-        due(engine)
-        deliver(awake)
-        assert row(engine).state == "failed"
+        left = row(engine).not_before - now()
+        assert outbox.GIVE_UP_UNKNOWN - timedelta(seconds=30) < left <= outbox.GIVE_UP_UNKNOWN
+        for _ in range(3):
+            due(engine)
+            deliver(awake)
+        assert (row(engine).state, row(engine).delivery) == ("unknown", "unknown")
         assert "Nobody knows" in str(row(engine).error)
+        (alert,) = alerts(engine)
+        assert alert["message"] == str(row(engine).message_id)
         assert len(channel.sends) == 1
+
+    def test_its_sender_died(self, awake: Awake, channel: ScriptedChannel, engine: Engine) -> None:
+        put(engine, "um", state="sending", attempts=1)
+        deliver(awake)
+        assert (row(engine).state, row(engine).delivery, channel.sends) == ("unknown", None, [])
+
+    def test_what_stands_behind_it_does_not_wait(self, awake: Awake, channel: ScriptedChannel, engine: Engine) -> None:
+        self.unknown(awake, channel, engine)
+        put(engine, "dois")
+        deliver(awake)
+        assert channel.texts() == ["dois"]
+        assert row_states(engine) == ["unknown", "sent"]
 
     def test_a_status_that_comes_even_later_settles_it_after_all(
         self, awake: Awake, channel: ScriptedChannel, engine: Engine
@@ -350,6 +370,14 @@ class TestWithoutLookUp:
         with transaction(engine) as session:
             outbox.record_status(session, InboundStatus("meta", "wamid.1", "read", our_id=our_id))
         assert (row(engine).state, row(engine).delivery) == ("sent", "read")
+
+    def test_also_after_the_alert(self, awake: Awake, channel: ScriptedChannel, engine: Engine) -> None:
+        our_id = self.unknown(awake, channel, engine)
+        due(engine)
+        deliver(awake)
+        with transaction(engine) as session:
+            outbox.record_status(session, InboundStatus("meta", "wamid.1", "delivered", our_id=our_id))
+        assert (row(engine).state, row(engine).delivery, row(engine).error) == ("sent", "delivered", None)
 
 
 class TestStatuses:
@@ -518,8 +546,6 @@ class TestRealClients:
         )
         our_id = self.put(awake, "meta")
         vendors.fault("meta", "drop")
-        deliver(awake)
-        due(awake.engine)
         deliver(awake)
         assert row(awake.engine).state == "unknown"
         with transaction(awake.engine) as session:
