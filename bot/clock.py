@@ -86,6 +86,7 @@ def duties(settings: Settings, engine: Engine, client: redis.Redis) -> list[Duty
         Duty(10.0, lambda: enqueue(client, jobs.GUARD_ROLLOUTS, at_most_every=2.0)),
         Duty(30.0, lambda: enqueue(client, jobs.RELEASE_CLAIMS, at_most_every=20.0)),
         Duty(30.0, nights),
+        Duty(600.0, lambda: enqueue(client, jobs.ERASE, at_most_every=300.0)),
         Duty(3600.0, partitions),
     ]
 

@@ -68,6 +68,15 @@ def guard_rollouts() -> None:
     guard_all(get_awake())
 
 
+def erase() -> None:
+    """Delete the weights that learned from people who asked for erasure; they left service with the request."""
+    from bot.privacy import remove_files
+
+    awake = get_awake()
+    with transaction(awake.engine) as session:
+        remove_files(session, awake.models.store)
+
+
 def _work(lane: str) -> None:
     awake = get_awake()
     with lease(awake.engine, awake.heartbeat, lane) as held:

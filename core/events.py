@@ -20,6 +20,7 @@ EventType = Literal[
     "consolidation.scheduled",
     "consolidation.completed",
     "version.registered",
+    "version.retired",
     "rollout.started",
     "rollout.advanced",
     "rollout.held",

@@ -18,6 +18,8 @@ from core import artifacts, events
 from core.errors import ArtifactError, ChangedBytes, Conflict, NotFound
 from core.tables import AdapterVersion, Context
 
+ERASED = "erased"  # the location of a version whose files are gone for good
+
 
 class ArtifactStore(Protocol):
     """Where adapter files are kept. `location` is what the registry's row holds."""
@@ -27,6 +29,9 @@ class ArtifactStore(Protocol):
 
     def fetch(self, location: str, sha256: str) -> Path:
         """A local folder with the version's files."""
+
+    def remove(self, location: str) -> None:
+        """Delete a version's files; those of one that is not there are deleted already."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,9 @@ class FolderStore:
         if not folder.is_dir():
             raise ArtifactError(f"The files of {location} are gone from {self.root}.", "Restore them from a backup.")
         return folder
+
+    def remove(self, location: str) -> None:
+        shutil.rmtree(self.root / location.removeprefix("folder:"), ignore_errors=True)
 
 
 def copy_whole(source: Path, target: Path) -> None:

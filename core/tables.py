@@ -593,3 +593,26 @@ class Assignment(Base):
         Index("ix_assignments_votes", "rollout_id", "voted_at", postgresql_where=sql("vote IS NOT NULL")),
         one_of("arm", "base", "champion", "challenger"),
     )
+
+
+# Written by bot/privacy: what was asked for about a person, without the person ---------------------------------------
+
+
+class PrivacyAction(Base):
+    """The proof that an export or an erasure happened: who asked for it and how much it was, and no content.
+
+    `subject` is a hash of the customer's id: who still knows the id can find the row, nobody can find the person.
+    """
+
+    __tablename__ = "privacy_actions"
+
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=new_id)
+    at: Mapped[datetime] = mapped_column(server_default=func.now())
+    verb: Mapped[str]
+    actor: Mapped[str]
+    subject: Mapped[str]
+    contexts: Mapped[list[str]]
+    counts: Mapped[dict[str, Any]] = mapped_column(server_default=sql("'{}'::jsonb"))
+    versions: Mapped[list[str]]
+
+    __table_args__ = (one_of("verb", "export", "erase"),)

@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "simulate": ("talk", "Send signed traffic of a vendor to the running system."),
     "events": ("events", "What happened, oldest first."),
     "sleep": ("sleep", "Nights: ask for one, follow it, look back."),
+    "contexts": ("contexts", "Who is served, and when they sleep."),
     "rollout": ("rollout", "Start, steer and explain rollouts."),
     "adapters": ("adapters", "Adapter versions and their files."),
     "annotate": ("annotate", "The annotation queue."),

@@ -1,15 +1,20 @@
 """sleep."""
 
+import json
+import os
+import subprocess
+import sys
 import time
 import uuid
+from typing import Any
 
 import click
 from sqlalchemy import select
 
 from bot import nights
 from bot.cli.common import as_json_option, context_option, print_json, print_table, session, settings, whoami
-from bot.wiring import need_redis
-from core import jobs
+from bot.wiring import need_database, need_redis
+from core import jobs, registry
 from core.errors import NotFound, Unavailable
 from core.tables import ConsolidationRun, TrainingExample
 from integrations.redis.queue import connect, enqueue
@@ -25,13 +30,53 @@ def sleep() -> None:
 @sleep.command()
 @context_option
 @click.option("--minimum", type=click.IntRange(1), default=None, help="Fewest new examples (SLEEP_MINIMUM_EXAMPLES).")
-@click.option("--strategy", default=None, help="naive, replay, mas or mas+replay (SLEEP_STRATEGY).")
+@click.option("--strategy", default=None, help="By name (SLEEP_STRATEGY).")
+@click.option("--wait", is_flag=True, help="Follow it to its end; exit status 0 only if a version was registered.")
+@click.option("--dry-run", is_flag=True, help="Show what would be learned; nothing is written.")
+@as_json_option
+def now(
+    context: str, minimum: int | None, strategy: str | None, wait: bool, dry_run: bool, as_json: bool
+) -> None:  # fmt: skip
+    """Sleep at once, whatever the hour."""
+    if dry_run:
+        rehearse(context, as_json)
+        return
+    ask(context, wait, as_json, minimum=minimum, strategy=strategy)
+
+
+@sleep.command()
+@context_option
 @click.option("--wait", is_flag=True, help="Follow it to its end; exit status 0 only if a version was registered.")
 @as_json_option
-def now(context: str, minimum: int | None, strategy: str | None, wait: bool, as_json: bool) -> None:
-    """Sleep at once, whatever the hour."""
+def rebuild(context: str, wait: bool, as_json: bool) -> None:
+    """Learn everything that is permitted again, from the base: after an erasure, or for another BASE_MODEL."""
+    ask(context, wait, as_json, minimum=1, strategy=nights.DEEP, rebuild=True)
+
+
+def rehearse(context: str, as_json: bool) -> None:
+    """What a night would learn, found out by `python -m learning` in a process of its own."""
     with session() as db:
-        run_id = nights.request_now(db, context, settings(), requested_by=whoami(), minimum=minimum, strategy=strategy)
+        registry.get_context(db, context)
+    done = subprocess.run(
+        [sys.executable, "-m", "learning", "--context", context], capture_output=True, text=True, check=False,
+        env={**os.environ, "DATABASE_URL": need_database(settings())},
+    )  # fmt: skip
+    if done.returncode != 0:
+        raise Unavailable("The rehearsal failed.", done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "")
+    found = json.loads(done.stdout.strip().splitlines()[-1])
+    if as_json:
+        print_json(found)
+        return
+    print_table(("step of the funnel", "answers"), list(found["funnel"].items()), empty="Nothing is new.")
+    print_table(("topic", "examples"), list(found["topics"].items()), empty="")
+    for example in found["examples"]:
+        click.echo(f"\n[{example['source']}, {example['split']}] {example['question']}\n  → {example['answer']}")
+
+
+def ask(context: str, wait: bool, as_json: bool, **options: Any) -> None:
+    """Put one night on the queue, and follow it where that is wanted."""
+    with session() as db:
+        run_id = nights.request_now(db, context, settings(), requested_by=whoami(), **options)
     enqueue(connect(need_redis(settings())), jobs.CONSOLIDATE, str(run_id))
     if not wait:
         print_json({"run": str(run_id)}) if as_json else click.echo(f"asked for: {run_id} (npllm sleep status)")
@@ -47,8 +92,9 @@ def now(context: str, minimum: int | None, strategy: str | None, wait: bool, as_
 @context_option
 @as_json_option
 def status(context: str, as_json: bool) -> None:
-    """The night that waits or runs, else the last one."""
+    """The night that waits or runs, else the last one; and what the next one waits for."""
     with session() as db:
+        outlook = nights.outlook(db, registry.get_context(db, context), settings())
         run = db.scalar(
             select(ConsolidationRun)
             .where(ConsolidationRun.context == context)
@@ -56,9 +102,11 @@ def status(context: str, as_json: bool) -> None:
             .limit(1)
         )
         facts = describe(run) if run else None
-    if facts is None:
-        raise NotFound(f"'{context}' has not slept yet.", "npllm sleep now")
-    print_json(facts) if as_json else click.echo(sentence(facts))
+    if as_json:
+        print_json({**(facts or {"context": context, "state": "none"}), "due": outlook.due, "waits_for": outlook.why})
+        return
+    click.echo(sentence(facts) if facts else f"'{context}' has not slept yet.")
+    click.echo("next: " + " ".join(outlook.why))
 
 
 @sleep.command()

@@ -4,6 +4,7 @@ The path holds the version's SHA-256, so a file is never overwritten: "already e
 proved equal. What comes back is checked by `core.artifacts.verify` before anything loads it, as from any source.
 """
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,15 @@ class BucketStore:
             (beside / name).write_bytes(self._download(f"{path}/{name}"))
         copy_whole(beside, target)
         return target
+
+    def remove(self, location: str) -> None:
+        """Delete a version's files in the bucket and in the cache."""
+        path = location.removeprefix("bucket:")
+        try:
+            self.client.storage.from_(self.bucket).remove([f"{path}/{name}" for name in sorted(ALLOWED_FILES)])
+        except StorageApiError as error:
+            raise self._trouble(error) from error
+        shutil.rmtree(self.cache / path, ignore_errors=True)
 
     def _make_bucket(self) -> None:
         try:

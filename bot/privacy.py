@@ -1,0 +1,223 @@
+"""One person's data: all of it handed out, or all of it taken away.
+
+An erasure is one transaction: rows, and the versions that learned from them leave service with it. It writes an audit
+row without content. The weights of those versions are deleted from this machine and from the store afterwards; a
+night then learns everything that is left again from the base (`bot/nights.py` finds it owed).
+"""
+
+import hashlib
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import Text, cast, delete, or_, select
+from sqlalchemy.orm import Session
+
+from bot import people, rollouts
+from core import events, registry
+from core.errors import NotFound
+from core.tables import (
+    AdapterVersion,
+    AnnotationItem,
+    Assignment,
+    Conversation,
+    Customer,
+    CustomerIdentity,
+    Event,
+    Feedback,
+    InboundEvent,
+    Lane,
+    Message,
+    OutboxItem,
+    PrivacyAction,
+    Rollout,
+    TrainingExample,
+)
+
+ASKED = "A person whose examples it learned from asked for erasure."
+LEAST_IDENTIFIER = 6  # characters; a shorter one would be found in payloads that are not about this person
+
+
+@dataclass
+class Erased:
+    """What an erasure did: rows by table, and the versions that left service."""
+
+    contexts: list[str]
+    counts: dict[str, int] = field(default_factory=dict)
+    versions: list[str] = field(default_factory=list)
+
+
+def erase(session: Session, person: str, *, actor: str) -> Erased:
+    """Remove everything that is one person's.
+
+    Args:
+        person: their id here, phone, or any vendor's id of them.
+
+    Raises:
+        NotFound: nobody is known by that name.
+    """
+    customers = _find(session, person)
+    ids = [customer.id for customer in customers]
+    done = Erased(contexts=sorted({customer.context for customer in customers}))
+    learned = set(session.scalars(select(TrainingExample.sha256).where(TrainingExample.customer_id.in_(ids))))
+    _retire(session, learned, done, actor=actor)
+    conversations = session.execute(
+        select(Conversation.id, Conversation.lane).where(Conversation.customer_id.in_(ids))
+    ).all()
+    talks, lanes = [row.id for row in conversations], {row.lane for row in conversations}
+    messages = select(Message.id).where(Message.customer_id.in_(ids))
+    about_them = _about(session, ids, lanes)
+    # Children first, so that every number is told; the rest would cascade.
+    for name, statement in {
+        "events": delete(Event).where(Event.conversation.in_(talks)),
+        "inbound_events": delete(InboundEvent).where(about_them),
+        "lanes": delete(Lane).where(Lane.lane.in_(lanes)),
+        "outbox": delete(OutboxItem).where(OutboxItem.conversation_id.in_(talks)),
+        "feedback": delete(Feedback).where(or_(Feedback.customer_id.in_(ids), Feedback.message_id.in_(messages))),
+        "annotation_items": delete(AnnotationItem).where(AnnotationItem.message_id.in_(messages)),
+        "examples": delete(TrainingExample).where(TrainingExample.customer_id.in_(ids)),
+        "assignments": delete(Assignment).where(Assignment.customer_id.in_(ids)),
+        "messages": delete(Message).where(Message.customer_id.in_(ids)),
+        "conversations": delete(Conversation).where(Conversation.customer_id.in_(ids)),
+        "identities": delete(CustomerIdentity).where(CustomerIdentity.customer_id.in_(ids)),
+        "customers": delete(Customer).where(Customer.id.in_(ids)),
+    }.items():
+        done.counts[name] = session.execute(statement).rowcount  # type: ignore[attr-defined]
+    _audit(session, "erase", ids, done, actor=actor)
+    return done
+
+
+def remove_files(session: Session, store: registry.ArtifactStore) -> int:
+    """Delete the weights of versions that an erasure took out of service; returns how many. Safe to repeat."""
+    erased = session.scalars(
+        select(AdapterVersion).where(
+            AdapterVersion.state == "retired", AdapterVersion.location != registry.ERASED,
+            AdapterVersion.reasons.contains([ASKED]),
+        )
+    ).all()  # fmt: skip
+    for version in erased:
+        store.remove(version.location)
+        version.location = registry.ERASED
+    return len(erased)
+
+
+def export(session: Session, person: str, *, actor: str) -> dict[str, Any]:
+    """Everything that is kept of one person, as they may ask for it; it is noted that it was handed out.
+
+    Raises:
+        NotFound: nobody is known by that name.
+    """
+    customers = _find(session, person)
+    ids = [customer.id for customer in customers]
+    learned = session.scalars(select(TrainingExample).where(TrainingExample.customer_id.in_(ids))).all()
+    of_them: dict[str, Any] = {
+        "people": [_plain(row) for row in customers],
+        "identities": _rows(session, CustomerIdentity, CustomerIdentity.customer_id.in_(ids)),
+        "conversations": _rows(session, Conversation, Conversation.customer_id.in_(ids)),
+        "messages": _rows(session, Message, Message.customer_id.in_(ids)),
+        "feedback": _rows(session, Feedback, Feedback.customer_id.in_(ids)),
+        "examples": [_plain(row) for row in learned],
+        "assignments": _rows(session, Assignment, Assignment.customer_id.in_(ids)),
+        "versions": [version.name for version in _taught_by(session, {row.sha256 for row in learned})],
+    }
+    done = Erased(
+        contexts=sorted({customer.context for customer in customers}),
+        counts={name: len(rows) for name, rows in of_them.items()}, versions=of_them["versions"],
+    )  # fmt: skip
+    _audit(session, "export", ids, done, actor=actor)
+    return of_them
+
+
+def _find(session: Session, person: str) -> Sequence[Customer]:
+    customers = people.customers_of(session, person)
+    if not customers:
+        raise NotFound(
+            f"Nobody is known as '{person}'.", "Give their phone (+55...), a vendor's id of them, or their id here."
+        )
+    return customers
+
+
+def _about(session: Session, ids: list[uuid.UUID], lanes: set[str]) -> Any:
+    """What vendors told us of them: their lanes, and handled rows (delivery reports) that name them."""
+    names = session.scalars(select(CustomerIdentity.value).where(CustomerIdentity.customer_id.in_(ids))).all()
+    named = [name.lstrip("+") for name in names if len(name) >= LEAST_IDENTIFIER]
+    theirs: list[Any] = [InboundEvent.lane.in_([*lanes, *(f"signals/{lane}" for lane in lanes)])]
+    theirs += [
+        (InboundEvent.handled_at.is_not(None)) & cast(InboundEvent.payload, Text).contains(name, autoescape=True)
+        for name in named
+    ]
+    return or_(*theirs)
+
+
+def _taught_by(session: Session, learned: set[str]) -> list[AdapterVersion]:
+    """Versions whose manifest lists one of these examples, as their own or as an ancestor's."""
+    if not learned:
+        return []
+    return [
+        version
+        for version in registry.all_versions(session)
+        if learned & {*version.manifest.get("examples", []), *version.manifest.get("inherited_examples", [])}
+    ]
+
+
+def _retire(session: Session, learned: set[str], done: Erased, *, actor: str) -> None:
+    """Take what learned from them out of service; the newest version that did not serves instead, or the base."""
+    taught = _taught_by(session, learned)
+    gone = {version.id for version in taught}
+    for version in taught:
+        version.state = "retired"
+        version.reasons = [*version.reasons, ASKED]
+        done.versions.append(version.name)
+    session.flush()
+    for context in sorted({version.context for version in taught}):
+        active = rollouts.current(session, context, lock=True)
+        if active is not None and {active.version_id, active.against_id} & gone:
+            _stop(session, active, actor)
+        champion = registry.champion(session, context)
+        if champion is not None and champion.id in gone:
+            heir = session.scalar(
+                select(AdapterVersion)
+                .where(
+                    AdapterVersion.context == context, AdapterVersion.state == "registered",
+                    AdapterVersion.number < champion.number, AdapterVersion.source.in_(("starter", "night")),
+                )
+                .order_by(AdapterVersion.number.desc())
+                .limit(1)
+            )  # fmt: skip
+            registry.crown(session, context, heir.id if heir else None, expected=champion.id)
+            events.record(
+                session, "version.retired", context=context, version=champion.name, reason="erasure",
+                instead=heir.name if heir else "base",
+            )  # fmt: skip
+        if context not in done.contexts:
+            done.contexts.append(context)
+
+
+def _stop(session: Session, rollout: Rollout, actor: str) -> None:
+    reason = "A version in it learned from a person who asked for erasure."
+    change = rollouts.Change("abort", actor, reason, "aborted", "rollout.rolled_back", weight=0.0)
+    rollouts.apply(session, rollout, change)
+
+
+def _audit(session: Session, verb: str, ids: list[uuid.UUID], done: Erased, *, actor: str) -> None:
+    for customer_id in ids:
+        session.add(
+            PrivacyAction(
+                verb=verb, actor=actor, subject=subject(customer_id), contexts=done.contexts, counts=done.counts,
+                versions=done.versions,
+            )
+        )  # fmt: skip
+
+
+def subject(customer_id: uuid.UUID) -> str:
+    """How the audit names a person."""
+    return hashlib.sha256(str(customer_id).encode()).hexdigest()
+
+
+def _rows(session: Session, table: Any, theirs: Any) -> list[dict[str, Any]]:
+    return [_plain(row) for row in session.scalars(select(table).where(theirs))]
+
+
+def _plain(row: Any) -> dict[str, Any]:
+    return {column.name: getattr(row, column.name) for column in row.__table__.columns}

@@ -1,0 +1,175 @@
+"""One person's data, found everywhere and taken away with what was learned from it."""
+
+import uuid
+from pathlib import Path
+
+import nights as days
+import pytest
+from factories import make_adapter
+from sqlalchemy import Engine, func, select, text
+from sqlalchemy.orm import Session
+
+from bot import privacy, rollouts
+from core import artifacts, events, registry
+from core.db import get_engine, transaction
+from core.errors import NotFound
+from core.registry import FolderStore
+from core.rollouts import PRESETS
+from core.tables import (
+    AdapterVersion,
+    Annotation,
+    Base,
+    Customer,
+    CustomerIdentity,
+    InboundEvent,
+    Message,
+    PrivacyAction,
+    TrainingExample,
+    new_id,
+)
+
+PHONE, NAME, SECRET = "+5511987650001", "Joaquim Barreto", "meu segredo é abacaxi"
+OTHER = "+5511987650002"
+
+
+@pytest.fixture
+def engine(database_url: str) -> Engine:
+    return get_engine(database_url)
+
+
+def a_person(session: Session, phone: str, name: str, words: str) -> Customer:
+    """Somebody who wrote, was answered, reacted, was reviewed and learned from."""
+    talk = days.conversation(session, name=name)
+    person = session.get_one(Customer, talk.customer_id)
+    talk.lane = f"meta:{phone}"
+    session.add(CustomerIdentity(customer_id=person.id, kind="phone", value=phone))
+    answer = days.turn(session, talk, words, "Entendi.")
+    days.react(session, answer, 0.0)
+    days.review(session, answer, "correct", "Entendi bem.")
+    events.record(session, "interaction.received", conversation=talk.id, channel="web")
+    for kind in ("message", "status"):
+        lane = talk.lane if kind == "message" else f"signals/meta:{uuid.uuid4().hex}"
+        session.add(
+            InboundEvent(source="meta", external_id=uuid.uuid4().hex, kind=kind, lane=lane,
+                         payload={"from": phone.lstrip("+"), "text": words}, handled_at=func.now())
+        )  # fmt: skip
+    session.add(
+        TrainingExample(
+            context="customers", sha256=uuid.uuid4().hex, customer_id=person.id, message_id=answer.id,
+            source="annotation", messages=[{"role": "user", "content": words}], answer="Entendi bem.", split="train",
+        )
+    )  # fmt: skip
+    session.flush()
+    return person
+
+
+def learned_from(session: Session, person: Customer) -> str:
+    return session.scalars(select(TrainingExample.sha256).where(TrainingExample.customer_id == person.id)).one()
+
+
+def a_version(session: Session, store: FolderStore, folder: Path, number: int, **facts: object) -> AdapterVersion:
+    made = folder / f"version-{number}"
+    make_adapter(made, seed=number)
+    base = artifacts.read_manifest(made)["base"]
+    sha256 = artifacts.write_manifest(made, {"base": base, **facts})
+    return registry.register(
+        session, context="customers", source="night", location=store.put(made, context="customers", sha256=sha256),
+        sha256=sha256, manifest=artifacts.read_manifest(made),
+    )  # fmt: skip
+
+
+def everything(engine: Engine) -> str:
+    """All rows of all tables, as text."""
+    with engine.connect() as connection:
+        tables = [table.fullname for table in Base.metadata.sorted_tables]
+        return " ".join(
+            str(row[0]) for table in tables for row in connection.execute(text(f"SELECT t::text FROM {table} t"))
+        )
+
+
+def test_nothing_of_a_person_is_left_and_others_keep_theirs(engine: Engine) -> None:
+    with transaction(engine) as session:
+        person = a_person(session, PHONE, NAME, SECRET)
+        a_person(session, OTHER, "Rosa Prado", "quanto custa o colchão?")
+        key = person.id
+    with transaction(engine) as session:
+        done = privacy.erase(session, PHONE, actor="dpo")
+    left = everything(engine)
+    for trace in (PHONE.lstrip("+"), NAME, "abacaxi", str(key)):
+        assert trace not in left
+    for trace in (OTHER, "Rosa Prado", "quanto custa"):
+        assert trace in left
+    assert done.counts["messages"] == 2
+    assert done.counts["inbound_events"] == 2
+    with transaction(engine) as session:
+        assert session.scalar(select(func.count()).select_from(Annotation)) == 1
+
+
+def test_the_audit_row_proves_it_without_content(engine: Engine) -> None:
+    with transaction(engine) as session:
+        key = a_person(session, PHONE, NAME, SECRET).id
+    with transaction(engine) as session:
+        privacy.erase(session, PHONE, actor="dpo")
+    with transaction(engine) as session:
+        row = session.scalars(select(PrivacyAction)).one()
+    assert (row.verb, row.actor, row.subject) == ("erase", "dpo", privacy.subject(key))
+    assert row.counts["examples"] == 1
+
+
+def test_versions_that_learned_from_them_leave_service_with_their_children(engine: Engine, tmp_path: Path) -> None:
+    store = FolderStore(tmp_path / "store")
+    with transaction(engine) as session:
+        person = a_person(session, PHONE, NAME, SECRET)
+        hash_of = learned_from(session, person)
+        clean = a_version(session, store, tmp_path, 1, examples=["somebody-else"])
+        taught = a_version(session, store, tmp_path, 2, examples=[hash_of])
+        child = a_version(session, store, tmp_path, 3, examples=["x"], inherited_examples=[hash_of])
+        registry.crown(session, "customers", child.id, expected=None)
+        names, clean_id = (taught.name, child.name), clean.id
+    with transaction(engine) as session:
+        done = privacy.erase(session, PHONE, actor="dpo")
+        champion = registry.champion(session, "customers")
+    assert tuple(done.versions) == names
+    assert champion is not None
+    assert champion.id == clean_id
+    with transaction(engine) as session:
+        assert privacy.remove_files(session, store) == 2
+        assert privacy.remove_files(session, store) == 0
+        kept = [version for version in registry.all_versions(session) if version.location != registry.ERASED]
+    assert [version.id for version in kept] == [clean_id]
+    assert len(list((tmp_path / "store" / "customers").iterdir())) == 1
+
+
+def test_a_rollout_of_such_a_version_stops(engine: Engine, tmp_path: Path) -> None:
+    store = FolderStore(tmp_path / "store")
+    with transaction(engine) as session:
+        hash_of = learned_from(session, a_person(session, PHONE, NAME, SECRET))
+        taught = a_version(session, store, tmp_path, 1, examples=[hash_of])
+        rollout = rollouts.start(session, taught.name, PRESETS["small"], actor="ana", against="base")
+    with transaction(engine) as session:
+        privacy.erase(session, PHONE, actor="dpo")
+    with transaction(engine) as session:
+        after = session.merge(rollout)
+        session.refresh(after)
+        assert (after.state, after.weight) == ("aborted", 0.0)
+        assert session.get_one(AdapterVersion, taught.id).state == "retired"
+
+
+def test_an_export_hands_out_all_of_it_and_is_noted(engine: Engine) -> None:
+    with transaction(engine) as session:
+        a_person(session, PHONE, NAME, SECRET)
+    with transaction(engine) as session:
+        found = privacy.export(session, PHONE, actor="ana")
+    assert [message["text"] for message in found["messages"]] == [SECRET, "Entendi."]
+    assert found["people"][0]["name"] == NAME
+    with transaction(engine) as session:
+        assert session.scalars(select(PrivacyAction.verb)).one() == "export"
+        assert session.scalar(select(func.count()).select_from(Message)) == 2
+
+
+def test_somebody_unknown_is_said_and_nothing_is_deleted(engine: Engine) -> None:
+    with transaction(engine) as session:
+        a_person(session, PHONE, NAME, SECRET)
+    with pytest.raises(NotFound, match="Nobody is known"), transaction(engine) as session:
+        privacy.erase(session, f"{new_id()}", actor="dpo")
+    assert "abacaxi" in everything(engine)
