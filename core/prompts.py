@@ -8,6 +8,7 @@ can keep its attention keys and values between requests. What was looked up for 
 stands in the last user message.
 """
 
+import re
 from collections.abc import Sequence
 from typing import Literal, TypedDict
 
@@ -53,6 +54,12 @@ def user_prompt(language: Language, question: str, passages: Sequence[str] | Non
         return question
     found = "\n".join(f"- {passage}" for passage in passages) or _NOTHING_FOUND[language]
     return f"{_PASSAGES[language]}\n{found}\n{_QUESTION[language]} {question}"
+
+
+def question_in(user_turn: str) -> str:
+    """The question alone of a turn that `user_prompt` wrote."""
+    marks = "|".join(map(re.escape, _QUESTION.values()))
+    return re.split(rf"\n(?:{marks}) ", user_turn)[-1]
 
 
 def chat_messages(

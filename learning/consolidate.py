@@ -142,7 +142,7 @@ def _curate(night: Night) -> dict[str, int]:
         if run.stage == "scheduled":
             if night.champion is not None and night.champion.source == "starter":
                 ensure_starter_examples(session, night.context)
-            run.funnel = curate(session, night.context, run.id, night.settings)
+            run.funnel = curate(session, night.context, run.id, night.settings, seed=night.seed)
             run.stage = "curated"
         return {"learned": 0, **run.funnel}
 

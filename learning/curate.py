@@ -1,33 +1,45 @@
 """From what people said of answers to what a night may learn.
 
     reviewers' corrections and approvals, then answers people liked
-    -> consent -> nothing caught by a guard -> redact -> no doubles -> at most 20 per person -> train / hold-out
+    -> consent -> nothing caught by a guard -> redact -> no doubles, exact or near -> no suspects
+    -> topics -> shares (a person's, a topic's, the night's) -> train / hold-out
 
-Every answer that was considered leaves a row: one that is not learned keeps its reason in `dropped`, without the
-text where the reason is that we may not have it. The counts are the night's funnel.
+Every answer that was considered leaves a row: one that is not learned keeps its reason in `dropped`, without the text
+where we may not have it or it comes again. The counts are the night's funnel. Two kinds of dropped rows go on living:
+
+    waiting      over a share: considered again by the next night
+    quarantine   unlike everything else, or made to be learned: the annotation queue shows it to a reviewer
 """
 
 import hashlib
+import re
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import and_, exists, select
+import numpy as np
+from sqlalchemy import and_, delete, exists, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from core.prompts import ChatMessage, Language, chat_messages
+from core.prompts import ChatMessage, Language, chat_messages, question_in
 from core.redact import Redactor
 from core.settings import Settings
-from core.tables import Annotation, AnnotationItem, Customer, Feedback, Message, TrainingExample, new_id
+from core.tables import Annotation, AnnotationItem, Conversation, Customer, Feedback, Message, TrainingExample, new_id
 from core.text import fold
+from learning import suspects
 from learning.dataset import Example
+from learning.shares import person_cap, topic_cap
+from learning.topics import embed, find_topics, letters
 
-PER_PERSON = 20
 LIKED = 0.75  # four stars, or a thumb up
 REWARDS = {"correct": 1.0, "approve": 0.9, "liked": 0.7}
+NEAR = 0.94  # cosine of letter counts from which two texts with the same figures are one
+REMEMBERED = 2_000  # of a context's newest examples that new ones are compared with
+WAITING = ("enough of this person", "enough of this topic", "the night is full", "with a person")
+QUARANTINE = "quarantine: "  # begins the reason; bot/review shows these to a reviewer
 
 
 @dataclass(frozen=True)
@@ -44,39 +56,58 @@ class Candidate:
     reward: float
 
 
-def curate(session: Session, context: str, run_id: uuid.UUID, settings: Settings) -> dict[str, int]:
-    """Write the night's new examples; returns the funnel. Running it twice adds nothing."""
+@dataclass
+class Considered:
+    """A candidate on its way through the funnel; `reason` says where it fell out."""
+
+    candidate: Candidate
+    example: Example | None = None
+    reason: str | None = None
+    topic: str | None = None
+
+    @property
+    def question(self) -> str:
+        """Redacted, without the passages beside it."""
+        return question_in(self.example.messages[-1]["content"]) if self.example else ""
+
+    @property
+    def reviewed(self) -> bool:
+        return self.candidate.source == "annotation"
+
+
+def curate(
+    session: Session, context: str, run_id: uuid.UUID, settings: Settings, *, seed: int = 0, limit: int | None = None
+) -> dict[str, int]:
+    """Write the night's new examples; returns the funnel. Running it twice adds nothing.
+
+    Args:
+        limit: most new examples (SLEEP_MAX_EXAMPLES); the best rewarded come first.
+    """
+    session.execute(
+        delete(TrainingExample).where(TrainingExample.context == context, TrainingExample.dropped.in_(WAITING))
+    )
     funnel: Counter[str] = Counter()
-    known = set(session.scalars(select(TrainingExample.sha256).where(TrainingExample.context == context)))
-    folded: set[str] = set()
-    per_person: Counter[uuid.UUID] = Counter()
-    rows: list[dict[str, Any]] = []
-    conversations: dict[uuid.UUID, str] = {}
-    for candidate in [*_reviewed(session, context), *_liked(session, context)]:
-        funnel["considered"] += 1
-        example, reason = _examine(candidate, settings)
-        if example is not None and reason is None:
-            key = fold(example.messages[-1]["content"] + example.answer)
-            if example.hash in known or key in folded:
-                reason = "double"
-            elif per_person[candidate.customer.id] >= PER_PERSON:
-                reason = "enough of this person"
-            known.add(example.hash)
-            folded.add(key)
-        if reason is not None:
-            funnel[f"dropped: {reason}"] += 1
-        else:
-            per_person[candidate.customer.id] += 1
-        conversations[candidate.message.id] = str(candidate.message.conversation_id)
-        rows.append(_row(candidate, example, reason, run_id))
+    considered = [Considered(found) for found in [*_reviewed(session, context), *_liked(session, context)]]
+    for one in considered:
+        _examine(session, one, settings)
+    _drop_doubles(session, context, considered)
+    _quarantine_suspects(considered)
+    _sort_into_topics(considered, settings, seed)
+    _keep_to_shares(considered, settings.sleep_max_examples if limit is None else limit)
+    rows = [_row(one, run_id) for one in considered]
     learned = [row for row in rows if row["dropped"] is None]
+    conversations = {one.candidate.message.id: str(one.candidate.message.conversation_id) for one in considered}
     for row in _held_out(learned, conversations):
         row["split"] = "holdout"
     for row in rows:
         session.execute(insert(TrainingExample).values(**row).on_conflict_do_nothing())
+    funnel["considered"] = len(considered)
+    for one in considered:
+        if one.reason is not None:
+            funnel[f"dropped: {one.reason}"] += 1
     funnel["learned"] = sum(row["split"] == "train" for row in learned)
     funnel["held out"] = len(learned) - funnel["learned"]
-    return dict(funnel)
+    return {name: count for name, count in funnel.items() if count or name in ("learned", "held out")}
 
 
 def _reviewed(session: Session, context: str) -> Iterator[Candidate]:
@@ -128,14 +159,23 @@ def _liked(session: Session, context: str) -> Iterator[Candidate]:
         )  # fmt: skip
 
 
-def _examine(candidate: Candidate, settings: Settings) -> tuple[Example | None, str | None]:
-    """The redacted example, or the reason why it is none."""
+def _examine(session: Session, one: Considered, settings: Settings) -> None:
+    """Give the candidate its redacted example, or the reason why it gets none."""
+    candidate = one.candidate
     if not candidate.message.consent or candidate.customer.consent == "denied" or candidate.customer.opted_out_at:
-        return None, "no consent"
-    if candidate.source == "feedback" and candidate.message.route.get("flags"):
-        return None, "caught by a guard"
-    if not candidate.question.strip() or not candidate.answer.strip():
-        return None, "empty"
+        one.reason = "no consent"
+    elif candidate.source == "feedback" and candidate.message.route.get("flags"):
+        one.reason = "caught by a guard"
+    elif not candidate.question.strip() or not candidate.answer.strip():
+        one.reason = "empty"
+    elif session.get_one(Conversation, candidate.message.conversation_id).state == "person":
+        one.reason = "with a person"
+    else:
+        one.example = _example(candidate, settings)
+
+
+def _example(candidate: Candidate, settings: Settings) -> Example:
+    """What the model read and should have said, normalised and redacted."""
     redact = Redactor(
         names=[candidate.customer.name] if candidate.customer.name else [],
         keep=[settings.assistant_name, settings.business_name],
@@ -149,27 +189,129 @@ def _examine(candidate: Candidate, settings: Settings) -> tuple[Example | None, 
         history=[(redact(said), redact(replied)) for said, replied in candidate.history],
     )
     group = str(candidate.message.conversation_id)
-    return Example(tuple(messages), redact(candidate.answer).strip(), candidate.reward, group), None
+    return Example(tuple(messages), redact(candidate.answer).strip(), candidate.reward, group)
 
 
-def _row(candidate: Candidate, example: Example | None, reason: str | None, run_id: uuid.UUID) -> dict[str, Any]:
+def _left(considered: Sequence[Considered]) -> list[Considered]:
+    return [one for one in considered if one.reason is None]
+
+
+def _drop_doubles(session: Session, context: str, considered: Sequence[Considered]) -> None:
+    """The same words, or nearly the same with the same figures, tonight or among what was learned before.
+
+    Figures are compared apart: "custa 10 reais" and "custa 19 reais" share almost all letters and say two things.
+    """
+    earlier = session.execute(
+        select(TrainingExample.sha256, TrainingExample.messages, TrainingExample.answer)
+        .where(
+            TrainingExample.context == context, TrainingExample.dropped.is_(None), TrainingExample.source != "starter"
+        )
+        .order_by(TrainingExample.created_at.desc())
+        .limit(REMEMBERED)
+    ).all()  # fmt: skip
+    hashes = {row.sha256 for row in earlier}
+    texts = [_both(question_in(str(row.messages[-1]["content"])), row.answer) for row in earlier if row.messages]
+    exact = {fold(text) for text in texts}
+    for one in _left(considered):
+        assert one.example is not None
+        text = _both(one.question, one.example.answer)
+        if one.example.hash in hashes or fold(text) in exact:
+            one.reason = "double"
+        hashes.add(one.example.hash)
+        exact.add(fold(text))
+    left = _left(considered)
+    if not left:
+        return
+    new = [_both(one.question, one.example.answer) for one in left if one.example]
+    everything = [*texts, *new]
+    vectors, figures = letters(everything, size=4096), [_figures(text) for text in everything]
+    kept: list[int] = list(range(len(texts)))
+    for i, one in enumerate(left, start=len(texts)):
+        if kept:
+            like = np.flatnonzero(vectors[kept] @ vectors[i] >= NEAR)
+            if any(figures[kept[j]] == figures[i] for j in like):
+                one.reason = "nearly a double"
+                continue
+        kept.append(i)
+
+
+def _both(question: str, answer: str) -> str:
+    return f"{question}\n{answer}"
+
+
+def _figures(text: str) -> tuple[str, ...]:
+    return tuple(re.findall(r"\d+", text))
+
+
+def _quarantine_suspects(considered: Sequence[Considered]) -> None:
+    """Only what no reviewer has looked at."""
+    left = _left(considered)
+    phrases = suspects.own_phrases([one.candidate.customer.id for one in left], [one.question for one in left])
+    for one, phrase in zip(left, phrases, strict=True):
+        assert one.example is not None
+        sources = [str(message["content"]) for message in one.example.messages]
+        if one.reviewed:
+            continue
+        if suspects.gives_orders(one.question, one.example.answer):
+            one.reason = f"{QUARANTINE}speaks to the model"
+        elif suspects.new_links(one.example.answer, sources):
+            one.reason = f"{QUARANTINE}an address from nowhere"
+        elif phrase is not None:
+            one.reason = f"{QUARANTINE}one person's phrase"
+
+
+def _sort_into_topics(considered: Sequence[Considered], settings: Settings, seed: int) -> None:
+    left = _left(considered)
+    if not left:
+        return
+    questions = [one.question for one in left]
+    topics = find_topics(questions, embed(questions, settings)[0], seed=seed)
+    for one, topic, outlier in zip(left, topics.labels, topics.outlier, strict=True):
+        one.topic = topic
+        if outlier and not one.reviewed:
+            one.reason = f"{QUARANTINE}unlike everything else"
+
+
+def _keep_to_shares(considered: Sequence[Considered], limit: int) -> None:
+    """Reviewed ones first, the best rewarded first; what is over a share waits."""
+    left = sorted(_left(considered), key=lambda one: -one.candidate.reward)
+    of_person: Counter[Hashable] = Counter(one.candidate.customer.id for one in left)
+    most_of_topic = topic_cap([one.topic or "" for one in left])
+    persons: Counter[Hashable] = Counter()
+    topics: Counter[str] = Counter()
+    for one in left:
+        person, topic = one.candidate.customer.id, one.topic or ""
+        if persons[person] >= person_cap(of_person, reviewed=one.reviewed):
+            one.reason = "enough of this person"
+        elif topics[topic] >= most_of_topic:
+            one.reason = "enough of this topic"
+        elif sum(persons.values()) >= limit:
+            one.reason = "the night is full"
+        else:
+            persons[person] += 1
+            topics[topic] += 1
+
+
+def _row(one: Considered, run_id: uuid.UUID) -> dict[str, Any]:
+    candidate, example = one.candidate, one.example
     nothing = hashlib.sha256(f"dropped:{candidate.message.id}".encode()).hexdigest()
-    kept = example is not None and reason is None
+    # A quarantined example keeps its (redacted) words for the person who looks; the hash stays free for its approval.
+    kept = example if one.reason is None or one.reason.startswith(QUARANTINE) else None
     return {
         "id": new_id(),
         "context": candidate.message.context,
-        "sha256": example.hash if kept and example else nothing,
+        "sha256": example.hash if example and one.reason is None else nothing,
         "customer_id": candidate.customer.id,
         "message_id": candidate.message.id,
         "source": candidate.source,
-        "messages": list(example.messages) if kept and example else [],
-        "answer": example.answer if kept and example else "",
+        "messages": list(kept.messages) if kept else [],
+        "answer": kept.answer if kept else "",
         "reward": candidate.reward,
-        "topic": None,
+        "topic": one.topic,
         "language": candidate.message.language,
         "split": "train",
         "run_id": run_id,
-        "dropped": reason,
+        "dropped": one.reason,
     }
 
 

@@ -16,7 +16,7 @@ from core import events
 from core.errors import BadInput, Conflict, NotFound
 from core.redact import Redactor
 from core.settings import Settings
-from core.tables import Annotation, AnnotationItem, Customer, Feedback, Message, new_id, now
+from core.tables import Annotation, AnnotationItem, Customer, Feedback, Message, TrainingExample, new_id, now
 
 Verdict = Literal["approve", "correct", "reject"]
 VERDICTS: tuple[Verdict, ...] = ("approve", "correct", "reject")
@@ -28,8 +28,8 @@ BATCH = 500
 def fill(session: Session, settings: Settings) -> int:
     """Add answers that need a look; returns how many.
 
-    Disliked ones first, then those a guard caught, then a sample (REVIEW_SAMPLE) of all others, so that reviewers
-    also see what nobody complained about.
+    Disliked ones first, then what a night put into quarantine, then those a guard caught, then a sample
+    (REVIEW_SAMPLE) of all others, so that reviewers also see what nobody complained about.
     """
     answer, question = aliased(Message), aliased(Message)
     disliked = exists().where(
@@ -39,20 +39,23 @@ def fill(session: Session, settings: Settings) -> int:
     # By a hash of the id, so that every run draws the same sample.
     place = func.abs(cast(func.hashtext(cast(answer.id, Text)), BigInteger)) % 10_000
     drawn = place < int(settings.review_sample * 10_000)
+    quarantined = exists().where(TrainingExample.message_id == answer.id, TrainingExample.dropped.like("quarantine: %"))
     rows = session.execute(
-        select(answer, question, disliked, guarded)
+        select(answer, question, disliked, guarded, quarantined)
         .join(question, question.id == answer.in_reply_to)
         .where(
             answer.direction == "out", answer.kind == "text", answer.created_at > now() - LOOK_BACK,
             answer.deleted_at.is_(None), question.deleted_at.is_(None), answer.version.is_not(None),
-            or_(disliked, guarded, and_(drawn, answer.created_at < now() - timedelta(minutes=10))),
+            or_(disliked, guarded, quarantined, and_(drawn, answer.created_at < now() - timedelta(minutes=10))),
             ~exists().where(AnnotationItem.message_id == answer.id),
         )
         .limit(BATCH)
     ).all()  # fmt: skip
     added = 0
-    for answered, asked, is_disliked, is_guarded in rows:
-        reason = "disliked" if is_disliked else "guarded" if is_guarded else "sample"
+    for answered, asked, is_disliked, is_guarded, is_quarantined in rows:
+        reason = (
+            "disliked" if is_disliked else "quarantined" if is_quarantined else "guarded" if is_guarded else "sample"
+        )
         added += _add(session, settings, asked, answered, reason)
     return added
 
@@ -63,7 +66,7 @@ def _add(session: Session, settings: Settings, asked: Message, answered: Message
         names=[customer.name] if customer and customer.name else [],
         keep=[settings.assistant_name, settings.business_name],
     )
-    priority = {"disliked": 1.0, "guarded": 0.5, "sample": 0.1}[reason]
+    priority = {"disliked": 1.0, "quarantined": 0.8, "guarded": 0.5, "sample": 0.1}[reason]
     history = [[redact(said), redact(replied)] for said, replied in answered.route.get("history", [])]
     values = {
         "id": new_id(),

@@ -149,9 +149,9 @@ def training_facts(dialogues: list[Dialogue], **run: Any) -> dict[str, Any]:
     return {
         "parent": None,
         "strategy": "starter",
-        "examples": len(dialogues),
-        "examples_sha256": hashlib.sha256(hashes.encode()).hexdigest(),
-        "example_hashes": [],
+        "examples": [],
+        "generated": len(dialogues),
+        "generated_sha256": hashlib.sha256(hashes.encode()).hexdigest(),
         **run,
     }
 
