@@ -10,10 +10,11 @@ from sqlalchemy.orm import Session
 from bot import outbox, signals, web_channel
 from bot.chat import take_turn
 from bot.lanes import Lease, LeaseLost, lease
+from bot.slack import desk
 from bot.wiring import Awake, get_awake
 from core.db import transaction
-from core.errors import NpllmError, Unavailable
-from core.messages import Inbound, InboundEdit, InboundMessage, InboundSignal, InboundStatus
+from core.errors import NpllmError, Unavailable, VendorUnavailable
+from core.messages import Inbound, InboundCommand, InboundEdit, InboundMessage, InboundSignal, InboundStatus
 from core.tables import InboundEvent, now
 from integrations.meta import webhook as meta
 from integrations.redis.queue import ring
@@ -115,6 +116,8 @@ def _handle(awake: Awake, event: InboundEvent, held: Lease) -> Inbound | None:
         inbound = READERS[event.source](event.kind, event.payload)
         if isinstance(inbound, InboundMessage):
             take_turn(awake, event.id, inbound, held)
+        elif isinstance(inbound, InboundCommand):
+            desk.take(awake, event.id, inbound, held)
         else:
             with transaction(awake.engine) as session:
                 held.fence(session)
@@ -150,13 +153,13 @@ def _try_again(awake: Awake, event: InboundEvent, error: Exception) -> None:
     attempts = event.attempts + 1
     given_up = attempts >= MAX_ATTEMPTS and not isinstance(error, Unavailable)
     reason = error.message if isinstance(error, NpllmError) else f"{type(error).__name__}: {error}"[:500]
+    asked = error.retry_after if isinstance(error, VendorUnavailable) else None
+    wait = min(60, 2**attempts) if asked is None else asked
     # `outcome` is left as it stands: it may say which saved message this event became.
     values: dict[str, Any] = {"handled_at": now(), "outcome": "given up"} if given_up else {}
     with transaction(awake.engine) as session:
         session.execute(
             update(InboundEvent)
             .where(InboundEvent.id == event.id, InboundEvent.handled_at.is_(None))
-            .values(
-                attempts=attempts, error=reason, not_before=now() + timedelta(seconds=min(60, 2**attempts)), **values
-            )
+            .values(attempts=attempts, error=reason, not_before=now() + timedelta(seconds=wait), **values)
         )

@@ -120,9 +120,8 @@ def vendor_clients(settings: Settings) -> dict[str, ChannelClient]:
         from integrations.slack.client import SlackClient
 
         assert settings.slack_bot_token
-        clients["slack"] = SlackClient(
-            bot_token=settings.slack_bot_token.get_secret_value(), base_url=settings.slack_api_base_url
-        )
+        token = settings.slack_bot_token.get_secret_value()
+        clients["slack"] = SlackClient(token=lambda team: token, base_url=settings.slack_api_base_url)
     return clients
 
 

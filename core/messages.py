@@ -122,7 +122,22 @@ class InboundEdit:
     text: str | None
 
 
-Inbound = InboundMessage | InboundSignal | InboundStatus | InboundEdit
+@dataclass(frozen=True)
+class InboundCommand:
+    """Something asked of the machinery instead of the model: a form, an operator's verb, a reviewer's verdict.
+
+    Attributes:
+        name: what is asked; the channel's desk knows what to do.
+        data: what it needs, as the channel's reader picked it out.
+    """
+
+    channel: Channel
+    person: Person
+    name: str
+    data: dict[str, Any]
+
+
+Inbound = InboundMessage | InboundSignal | InboundStatus | InboundEdit | InboundCommand
 
 
 @dataclass(frozen=True)

@@ -102,6 +102,7 @@ class Settings(BaseSettings):
     slack_bot_token: SecretStr | None = None
     slack_api_base_url: str = "https://slack.com/api"
     slack_learning: bool = False
+    slack_operators: Annotated[list[str], NoDecode] = []
 
     # OpenAI, LangSmith, Supabase
     openai_api_key: SecretStr | None = None
@@ -138,7 +139,7 @@ class Settings(BaseSettings):
     retention_target: float = Field(0.95, ge=0.7, le=1)
     training_threads: int = Field(0, ge=0)
 
-    @field_validator("fallback_models", "chat_allowed_origins", mode="before")
+    @field_validator("fallback_models", "chat_allowed_origins", "slack_operators", mode="before")
     @classmethod
     def _comma_separated(cls, value: Any) -> Any:
         return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value

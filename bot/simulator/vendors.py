@@ -4,7 +4,9 @@ They accept what the real ones accept, answer as they do, send delivery reports 
 misbehave on demand:
 
     GET  /_sent?since=N     everything accepted so far, as {"n", "vendor", "to", "text", "id", "ours", ...}
-    POST /_faults           {"vendor", "times", "kind": "429" | "500" | "refuse" | "drop", "retry_after"}
+    GET  /_calls            what else was asked of Slack, as {"method", ...its arguments}, notes to one person too
+    POST /_faults           {"vendor", "times", "kind": "429" | "500" | "refuse" | "drop", "retry_after"};
+                            "method" for one of Slack's only
                             "drop" takes the message and never answers; "code" is the vendor's, for "refuse"
 """
 
@@ -40,6 +42,7 @@ class Sent(list[dict[str, Any]]):
 def create_vendors(settings: Settings) -> FastAPI:
     """The application; `settings` tell it which secrets to sign delivery reports with."""
     sent = Sent()
+    calls: list[dict[str, Any]] = []
     faults: list[dict[str, Any]] = []
     background: set[asyncio.Task[None]] = set()
 
@@ -50,7 +53,7 @@ def create_vendors(settings: Settings) -> FastAPI:
             yield
 
     app = FastAPI(title="fake vendors", lifespan=lifespan)
-    app.state.sent = sent
+    app.state.sent, app.state.calls = sent, calls
 
     @app.get("/healthz")
     def healthz() -> dict[str, str]:
@@ -60,14 +63,19 @@ def create_vendors(settings: Settings) -> FastAPI:
     def list_sent(since: int = 0) -> list[dict[str, Any]]:
         return sent[since:]
 
+    @app.get("/_calls")
+    def list_calls() -> list[dict[str, Any]]:
+        return calls
+
     @app.post("/_faults")
     async def script(request: Request) -> dict[str, int]:
         faults.append(await request.json())
         return {"faults": len(faults)}
 
-    def fault(vendor: str) -> dict[str, Any] | None:
+    def fault(vendor: str, method: str = "") -> dict[str, Any] | None:
         for scripted in faults:
-            if scripted.get("vendor") == vendor and scripted.get("times", 1) > 0:
+            meant = scripted.get("method") in (None, method)
+            if scripted.get("vendor") == vendor and meant and scripted.get("times", 1) > 0:
                 scripted["times"] = scripted.get("times", 1) - 1
                 return scripted
         return None
@@ -147,7 +155,7 @@ def create_vendors(settings: Settings) -> FastAPI:
 
     @app.post("/api/{method}")
     async def slack(method: str, request: Request) -> Response:
-        wrong = fault("slack")
+        wrong = fault("slack", method)
         if wrong and (answer := await misbehave(wrong, {"ok": False, "error": "ratelimited"})):
             return answer
         if wrong and wrong["kind"] == "refuse":
@@ -182,7 +190,21 @@ def create_vendors(settings: Settings) -> FastAPI:
             return JSONResponse(
                 {"ok": True, "user_id": traffic.SLACK_BOT, "bot_id": "B0SIM", "team_id": traffic.SLACK_TEAM}
             )
+        calls.append({"method": method, **data})
+        if wrong and wrong["kind"] == "drop":
+            await _gone(request)
         return JSONResponse({"ok": True})
+
+    @app.post("/response/{name}")
+    async def slack_response_url(name: str, request: Request) -> Response:
+        """Where answers to a click or a command go; only who clicked sees them."""
+        wrong = fault("slack", "response_url")
+        if wrong and (answer := await misbehave(wrong, {})):
+            return answer
+        if wrong and wrong["kind"] == "refuse":
+            return Response("expired_url", status_code=404)
+        calls.append({"method": "response_url", **as_dict(await request.json())})
+        return Response("ok")
 
     return app
 

@@ -7,11 +7,13 @@ import http.client
 import re
 from collections.abc import Callable
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 from urllib.error import URLError
+from urllib.parse import urlsplit
 
 from slack_sdk.errors import SlackApiError, SlackClientError
-from slack_sdk.web import SlackResponse, WebClient
+from slack_sdk.web import WebClient
+from slack_sdk.webhook import WebhookClient
 
 from core.errors import Unavailable, VendorUnavailable
 from core.messages import Outgoing
@@ -19,6 +21,8 @@ from core.untrusted import as_dict, as_dicts, as_text, retry_after
 
 MAX_TEXT = 11_000  # a markdown block takes 12,000 characters; all blocks together about 13,200
 TIMEOUT = 10  # seconds
+MAX_PAGES = 5  # of 100 messages, for a look-up
+RESPONSE_HOST = "hooks.slack.com"  # where answers to clicks and commands go
 TRANSIENT = frozenset({"internal_error", "service_unavailable", "request_timeout", "fatal_error", "ratelimited"})
 # Of these Slack says that part of the operation may have succeeded.
 PERHAPS_DONE = frozenset({"internal_error", "fatal_error"})
@@ -29,22 +33,26 @@ _HINTS = {
 }
 _UNREADABLE = "non-JSON"  # in the error that slack_sdk makes up for a body that is no JSON
 _MENTION = re.compile(r"<(?=[!@#])")
+T = TypeVar("T")
 
 
 class SlackClient:
-    """Posts as the app's bot user.
+    """Speaks as the app's bot user, in the workspace that an address names.
 
     Args:
+        token: a workspace's bot token by its team id; raises what there is to say where it has none.
         timeout: seconds to wait for an answer.
     """
 
     max_text = MAX_TEXT
     supports_lookup = True
 
-    def __init__(self, *, bot_token: str, base_url: str, timeout: float = TIMEOUT) -> None:
-        self.client = WebClient(token=bot_token, base_url=base_url.rstrip("/") + "/")
+    def __init__(self, *, token: Callable[[str], str], base_url: str, timeout: float = TIMEOUT) -> None:
+        self.client = WebClient(base_url=base_url.rstrip("/") + "/")
         self.client.timeout = timeout  # type: ignore[assignment]  # urllib takes fractions, the annotation does not
         self.client.retry_handlers.clear()  # the outbox decides when to try again, not a sleep in here
+        self._token = token
+        self._host = urlsplit(base_url).hostname
 
     def send(self, outgoing: Outgoing) -> str:
         """Post one part; returns CHANNEL:TS.
@@ -53,11 +61,12 @@ class SlackClient:
             VendorUnavailable: try again later; `outcome_unknown` says that it may have been posted.
             Unavailable: Slack refused it for good; the message names its error.
         """
-        answer = _call(
-            self.client.chat_postMessage,
+        answer = self.call(
+            "chat.postMessage",
+            team=outgoing.address.get("team"),
             channel=outgoing.address["channel"],
             thread_ts=outgoing.address.get("thread_ts"),
-            text=_escaped(outgoing.text),
+            text=escaped(outgoing.text),
             blocks=_blocks(outgoing),
             metadata={"event_type": "npllm_message", "event_payload": {"id": outgoing.our_id}},
             unfurl_links=False,
@@ -76,22 +85,51 @@ class SlackClient:
         """
         channel, thread = outgoing.address["channel"], outgoing.address.get("thread_ts")
         arguments: dict[str, Any] = {
-            "channel": channel, "oldest": f"{since.timestamp():.6f}", "limit": 100, "include_all_metadata": True,
+            "team": outgoing.address.get("team"), "channel": channel, "ts": thread, "limit": 100,
+            "oldest": f"{since.timestamp():.6f}", "include_all_metadata": True,
         }  # fmt: skip
-        if thread:
-            answer = _call(self.client.conversations_replies, ts=thread, **arguments)
-        else:
-            answer = _call(self.client.conversations_history, **arguments)
-        for message in as_dicts(answer.get("messages")):
-            if as_dict(as_dict(message.get("metadata")).get("event_payload")).get("id") == outgoing.our_id:
-                return f"{channel}:{message.get('ts')}"
-        return None
+        for _ in range(MAX_PAGES):
+            answer = self.call("conversations.replies" if thread else "conversations.history", **arguments)
+            for message in as_dicts(answer.get("messages")):
+                if as_dict(as_dict(message.get("metadata")).get("event_payload")).get("id") == outgoing.our_id:
+                    return f"{channel}:{message.get('ts')}"
+            arguments["cursor"] = as_text(as_dict(answer.get("response_metadata")).get("next_cursor"))
+            if not arguments["cursor"]:
+                return None
+        raise VendorUnavailable("The channel has more messages since then than can be looked through.")
+
+    def call(self, method: str, *, team: str | None, **arguments: Any) -> dict[str, Any]:
+        """Any method of the Web API, in a workspace; arguments that are None are left out.
+
+        Raises: as `send`.
+        """
+        given = {name: value for name, value in arguments.items() if value is not None}
+        headers = {"Authorization": f"Bearer {self._token(team or '')}"}
+        body: dict[str, Any] = {"params" if method.startswith("conversations.") else "json": given}
+        answer = _reached(lambda: self.client.api_call(method, headers=headers, **body))
+        return as_dict(answer.data)
+
+    def tell(self, response_url: str, text: str) -> None:
+        """Say something that only who clicked or commanded sees; the original message stays as it is.
+
+        Raises: as `send`; `Unavailable` too where the address is no longer, or never was, one of Slack's.
+        """
+        if urlsplit(response_url).hostname not in (RESPONSE_HOST, self._host):
+            raise Unavailable("This is no address of Slack's to answer to.", "Look at who signed this request.")
+        webhook = WebhookClient(response_url, timeout=self.client.timeout, retry_handlers=[])
+        answer = _reached(lambda: webhook.send(text=text, response_type="ephemeral", replace_original=False))
+        if answer.status_code == 429 or answer.status_code >= 500:
+            headers = {name.lower(): value for name, value in answer.headers.items()}
+            wait = retry_after(headers.get("retry-after"))
+            raise VendorUnavailable(f"Slack answered {answer.status_code}.", retry_after=wait)
+        if answer.status_code >= 400:
+            raise Unavailable(f"Slack refused: {answer.body[:100]}.", "An answer is possible for half an hour.")
 
 
-def _call(method: Callable[..., SlackResponse], **arguments: Any) -> SlackResponse:
+def _reached(call: Callable[[], T]) -> T:
     """One request, its failures as ours."""
     try:
-        return method(**arguments)
+        return call()
     except SlackApiError as error:
         raise _refused(error) from error
     except (TimeoutError, http.client.HTTPException, ConnectionResetError, BrokenPipeError) as error:
@@ -132,6 +170,6 @@ def _blocks(outgoing: Outgoing) -> list[dict[str, Any]]:
     return blocks
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
     """Plain text for notifications: nothing in an answer may mention or broadcast."""
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -16,13 +16,13 @@ from core.messages import (
     InboundItem,
     InboundMessage,
     InboundSignal,
-    ItemKind,
     Person,
     clean,
     read_feedback_button,
 )
 from core.reactions import Rating, slack_rating, text_rating
 from core.untrusted import as_dict, as_dicts, as_text, digest
+from integrations.slack import desk
 
 ANSWERED_SUBTYPES = frozenset({"", "file_share", "thread_broadcast"})
 SLACK_ITSELF = frozenset({"USLACK", "USLACKBOT"})
@@ -36,20 +36,28 @@ def split(body: dict[str, Any]) -> list[InboundItem]:
     if kind == "event_callback":
         return [_event_item(body)]
     if kind == "block_actions" and (actions := as_dicts(body.get("actions"))):
-        return [_action_item(body, action) for action in actions]
-    lane = f"slack:{_team(body)}"
+        return [item for action in actions for item in _action_items(body, action)]
     if kind == "view_submission":
         view = as_dict(body.get("view"))
         key = f"view:{as_text(view.get('id'))}:{as_text(view.get('hash')) or digest(view)}"
-        return [InboundItem(key, "ignored", lane, body)]
-    if trigger := as_text(body.get("command")) and as_text(body.get("trigger_id")):
-        return [InboundItem(f"command:{trigger}", "ignored", lane, body)]
-    return [InboundItem(f"other:{digest(body)}", "ignored", lane, body)]
+        if desk.form_signal(body, _asker(body)):
+            return [InboundItem(key, "signal", f"slack:{_team(body)}", body)]
+    elif as_text(body.get("command")):
+        key = f"command:{as_text(body.get('trigger_id')) or digest(body)}"
+    elif kind == "message_action":
+        key = f"shortcut:{as_text(body.get('trigger_id')) or digest(body)}"
+    else:
+        key = f"other:{digest(body)}"
+    return [_desk_item(key, body)]
 
 
 def read(kind: str, body: dict[str, Any]) -> Inbound | None:
     """A ledger item in the bot's words; None for what is deliberately ignored."""
     event, team = as_dict(body.get("event")), _team(body)
+    if kind == "command":
+        return desk.read(body, _asker(body), team)
+    if kind == "signal" and body.get("type") == "view_submission":
+        return desk.form_signal(body, _asker(body))
     if kind == "signal" and body.get("type") == "block_actions":
         return _button(body, as_dict(body.get("action")), team)
     if kind == "signal" and event.get("type") in ("message", "app_mention"):
@@ -89,7 +97,7 @@ def _event_item(body: dict[str, Any]) -> InboundItem:
         lane = f"slack:{team}:{as_text(as_dict(event.get('item')).get('channel'))}"
         return InboundItem(event_id, "signal", lane, body) if _reaction(body, event, team) else ignored
     if kind not in ("message", "app_mention"):
-        return ignored
+        return _desk_item(event_id, body, ignored.lane)
     if subtype in ("message_changed", "message_deleted"):
         return _change_item(body, event, event_id) or ignored
     if not _from_a_person(event) or subtype not in ANSWERED_SUBTYPES:
@@ -116,15 +124,38 @@ def _change_item(body: dict[str, Any], event: dict[str, Any], event_id: str) -> 
     return InboundItem(event_id, "edit", lane, body)
 
 
-def _action_item(body: dict[str, Any], action: dict[str, Any]) -> InboundItem:
+def _action_items(body: dict[str, Any], action: dict[str, Any]) -> list[InboundItem]:
+    """A tap on a thumb is a signal; one on 👎 opens a form too, which must not wait behind the signal."""
     team, user = _team(body), as_text(as_dict(body.get("user")).get("id"))
     channel = as_text(as_dict(body.get("channel")).get("id")) or as_text(
         as_dict(body.get("container")).get("channel_id")
     )
     payload = {**body, "action": action}
-    kind: ItemKind = "signal" if _button(payload, action, team) else "ignored"
-    key = f"action:{team}:{user}:{as_text(action.get('action_ts')) or digest(payload)}"
-    return InboundItem(key, kind, f"slack:{team}:{channel}", payload)
+    ref = f"{team}:{user}:{as_text(action.get('action_ts')) or digest(payload)}"
+    lane = f"slack:{team}:{channel}"
+    if not _button(payload, action, team):
+        return [_desk_item(f"action:{ref}", payload, lane)]
+    tapped = InboundItem(f"action:{ref}", "signal", lane, payload)
+    form = _desk_item(f"form:{ref}", payload, lane)
+    return [tapped, form] if form.kind == "command" else [tapped]
+
+
+def _desk_item(key: str, body: dict[str, Any], lane: str | None = None) -> InboundItem:
+    """What the desk handles has the person's own lane: no model makes it wait. Everything else is ignored."""
+    team, person = _team(body), _asker(body)
+    if desk.read(body, person, team):
+        return InboundItem(key, "command", f"desk/slack:{team}:{person.identifiers[0].value}", body)
+    return InboundItem(key, "ignored", lane or f"slack:{team}", body)
+
+
+def _asker(body: dict[str, Any]) -> Person:
+    """Who clicked, sent, asked: an object in interactivity, a field in commands, in events the event's."""
+    event = as_dict(body.get("event"))
+    users = [
+        as_dict(body.get("user")).get("id"), body.get("user_id"), event.get("user"),
+        as_dict(event.get("assistant_thread")).get("user_id"),
+    ]  # fmt: skip
+    return _person(next(filter(None, map(as_text, users)), ""), _team(body))
 
 
 def _reaction(body: dict[str, Any], event: dict[str, Any], team: str) -> InboundSignal | None:

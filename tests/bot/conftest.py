@@ -102,9 +102,10 @@ class _Revolving:
 class Vendors:
     """What the fake vendors were sent, and how they misbehave."""
 
-    def __init__(self, url: str, sent: list[dict[str, Any]]) -> None:
+    def __init__(self, url: str, sent: list[dict[str, Any]], calls: list[dict[str, Any]]) -> None:
         self.url = url
         self.sent = sent
+        self.calls = calls  # what else was asked of Slack
 
     def fault(self, vendor: str, kind: str, **facts: Any) -> None:
         httpx.post(f"{self.url}/_faults", json={"vendor": vendor, "kind": kind, "times": 1, **facts})
@@ -124,7 +125,7 @@ def _vendor_server() -> Iterator[tuple[_Revolving, str]]:
 def vendors(_vendor_server: tuple[_Revolving, str], settings: Settings) -> Vendors:
     revolving, url = _vendor_server
     revolving.current = create_vendors(settings)
-    return Vendors(url, revolving.current.state.sent)
+    return Vendors(url, revolving.current.state.sent, revolving.current.state.calls)
 
 
 # All of it together ---------------------------------------------------------------------------------------------------

@@ -23,8 +23,8 @@ from core.settings import load_settings
 from integrations.slack.client import SlackClient
 
 BUTTONS = (("fb:1:up", "👍"), ("fb:1:down", "👎"))
-DM = {"channel": "D0RITA"}
-THREAD = {"channel": "C0GERAL", "thread_ts": "1794999000.000100"}
+DM = {"channel": "D0RITA", "team": "T0SHOP"}
+THREAD = {"channel": "C0GERAL", "thread_ts": "1794999000.000100", "team": "T0SHOP"}
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def vendor() -> Iterator[str]:
 
 
 def client(url: str, timeout: float = 5.0) -> SlackClient:
-    return SlackClient(bot_token="xoxb-test", base_url=f"{url}/api", timeout=timeout)
+    return SlackClient(token=lambda team: f"xoxb-{team}", base_url=f"{url}/api", timeout=timeout)
 
 
 def outgoing(text: str = "Olá!", *, id: str = "row-1", address: dict[str, Any] = DM, **more: Any) -> Outgoing:

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from core.messages import (
     Identifier,
     Inbound,
+    InboundCommand,
     InboundEdit,
     InboundMessage,
     InboundSignal,
@@ -39,7 +40,11 @@ Item = tuple[ItemKind, str, str, Inbound | None]  # kind, lane, key, what the bo
 
 def load(name: str) -> dict[str, Any]:
     path = next(FIXTURES.glob(f"{name}.*"))
-    return json.loads(path.read_text()) if path.suffix == ".json" else dict(parse_qsl(path.read_text()))
+    return (
+        json.loads(path.read_text())
+        if path.suffix == ".json"
+        else dict(parse_qsl(path.read_text(), keep_blank_values=True))
+    )
 
 
 def at(ts: str) -> datetime:
@@ -92,6 +97,31 @@ def button(verdict: str, ts: str = "1795000300.000500", *, team: str = "T0SHOP")
     raw = "👍" if verdict == "up" else "👎"
     read_as = InboundSignal("slack", who(team=team), "button", "replace", raw, answer_id=ANSWER, given_at=at(ts))
     return "signal", f"slack:{team}:D0RITA", f"action:{team}:U0RITA:{ts}", read_as
+
+
+def asked(name: str, key: str, *, user: str = "U0RITA", **data: Any) -> Item:
+    """Something for the desk, on the person's own lane."""
+    command = InboundCommand("slack", who(user), name, {"team": "T0SHOP", **data})
+    return "command", f"desk/slack:T0SHOP:{user}", key, command
+
+
+def clicked(channel: str = "D0RITA", *, trigger: str = "1.2.abc") -> dict[str, str]:
+    """How a click is answered."""
+    return {"trigger_id": trigger, "response_url": "https://hooks.slack.example/actions/1", "channel": channel}
+
+
+def commanded(trigger: str, words: str) -> Item:
+    door = {"response_url": "https://hooks.slack.example/commands/1", "channel": "C0GERAL"}
+    return asked("rollout", f"command:{trigger}", words=words, trigger_id=trigger, **door)
+
+
+def said_in_form(view: str, signal: Any, comment: str | None, *, answer: str | None = ANSWER) -> Item:
+    """A form about an answer was sent."""
+    read_as = InboundSignal(
+        "slack", who(), signal, "replace", "⚑" if signal == "flag" else "", answer_id=answer,
+        target=None if answer else OURS, comment=comment,
+    )  # fmt: skip
+    return "signal", "slack:T0SHOP", f"view:{view}:1795000400.abc", read_as
 
 
 def ignored(lane: str = DM, key: str = "EVENT") -> Item:
@@ -186,21 +216,56 @@ CASES: dict[str, tuple[str, list[Item]]] = {
     "reaction_added__our_own_seed": ("Our own thumb does not count.", [ignored("slack:T0SHOP")]),
     "reaction_added__by_slack": ("Nor does Slack's.", [ignored("slack:T0SHOP")]),
     "click__feedback_up": ("👍 to exactly that answer.", [button("up")]),
-    "click__feedback_down": ("👎 to exactly that answer.", [button("down")]),
-    "click__two_actions": (
-        "Two clicks in one request.", [button("up", "1795000300.000501"), button("down", "1795000300.000502")],
+    "click__feedback_down": (
+        "👎 to exactly that answer, and a form that asks what was wrong.",
+        [button("down"), asked("form", "form:T0SHOP:U0RITA:1795000300.000500", answer=ANSWER, **clicked())],
     ),
-    "click__ephemeral": ("From a message only she sees.", [button("down")]),
+    "click__two_actions": (
+        "Two clicks in one request.",
+        [
+            button("up", "1795000300.000501"), button("down", "1795000300.000502"),
+            asked("form", "form:T0SHOP:U0RITA:1795000300.000502", answer=ANSWER, **clicked()),
+        ],
+    ),
+    "click__ephemeral": (
+        "From a message only she sees.",
+        [button("down"), asked("form", "form:T0SHOP:U0RITA:1795000300.000500", answer=ANSWER, **clicked())],
+    ),
     "click__another_button": ("Not ours.", [ignored(key="action:T0SHOP:U0RITA:1795000300.000500")]),
     "click__icon_button": ("Not a rating.", [ignored(key="action:T0SHOP:U0RITA:1795000300.000500")]),
     "click__no_actions": ("A click on nothing.", [ignored("slack:T0SHOP", "other:")]),
-    "view__submitted": ("A form was sent.", [ignored("slack:T0SHOP", "view:V0COMMENT:1795000400.abc")]),
+    "view__feedback_comment": ("What she missed.", [said_in_form("V0COMMENT", "comment", "Faltou o prazo")]),
+    "view__feedback_problem": ("A problem, without words.", [said_in_form("V0PROBLEM", "flag", None)]),
+    "view__feedback_problem_with_comment": ("A problem, and which.", [said_in_form("V0BOTH", "flag", "Preço de 2024")]),
+    "view__feedback_from_the_menu": (
+        "A comment on an answer from further up.", [said_in_form("V0MENU", "comment", "Mudou em março", answer=None)],
+    ),
+    "view__feedback_left_empty": (
+        "She sent it without a word.", [ignored("slack:T0SHOP", "view:V0EMPTY:1795000400.abc")],
+    ),
+    "view__feedback_about_nothing": (
+        "About no answer of ours.", [ignored("slack:T0SHOP", "view:V0LOST:1795000400.abc")],
+    ),
+    "view__of_another_app": ("Not our form.", [ignored("slack:T0SHOP", "view:V0OTHER:1795000400.abc")]),
     "view__closed": ("A form was closed.", [ignored("slack:T0SHOP", "other:")]),
-    "shortcut__of_a_message": ("A shortcut.", [ignored("slack:T0SHOP", "other:")]),
-    "command": ("A slash command.", [ignored("slack:T0SHOP", "command:1.2.jkl")]),
-    "app_home_opened": ("She opened our page.", [ignored()]),
+    "shortcut__of_a_message": ("A shortcut of another app.", [ignored("slack:T0SHOP", "shortcut:1.2.ghi")]),
+    "shortcut__comment_an_answer": (
+        "A form about the answer she chose.",
+        [asked("form", "shortcut:1.2.shortcut", target=OURS, **clicked(trigger="1.2.shortcut"))],
+    ),
+    "command": ("An operator looks at a rollout.", [commanded("1.2.jkl", "status")]),
+    "command__blank": ("Nothing but the command: help.", [commanded("1.2.pqr", "")]),
+    "command__of_another_kind": ("Not ours.", [ignored("slack:T0SHOP", "command:1.2.mno")]),
+    "app_home_opened": (
+        "She opened our page: she is shown what she could ask.",
+        [asked("opened", "EVENT", channel="D0RITA", thread_ts=None)],
+    ),
+    "app_home_opened__home_tab": ("She looks at our other page.", [ignored()]),
     "app_context_changed": ("She looks at something else.", [ignored()]),
-    "assistant_thread_started": ("The old way to open us.", [ignored("slack:T0SHOP")]),
+    "assistant_thread_started": (
+        "The old way to open us: shown in that thread.",
+        [asked("opened", "EVENT", channel="D0RITA", thread_ts=THREAD)],
+    ),
     "tokens_revoked": ("We were thrown out.", [ignored("slack:T0SHOP")]),
     "app_uninstalled": ("We are gone.", [ignored("slack:T0SHOP")]),
     "connect__team_id_of_the_other_side": (

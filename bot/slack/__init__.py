@@ -1,0 +1,1 @@
+"""What employees do in Slack beside talking, and what they see there beside answers."""
