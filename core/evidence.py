@@ -33,9 +33,14 @@ def harm(y: ArrayLike, canary: ArrayLike, w: ArrayLike, *, historic: float) -> A
     Args:
         historic: the champion's satisfaction before this rollout.
     """
+    return _mixture(harm_bets(y, canary, w, historic=historic))
+
+
+def harm_bets(y: ArrayLike, canary: ArrayLike, w: ArrayLike, *, historic: float) -> Array:
+    """The logarithm of each vote's factor, one row per fall of `HARMS`."""
     y, canary, w = _arrays(y, canary, w)
     base = _base_rate(y, canary, historic)
-    return _mixture(y, canary, w, base, [base - fall for fall in HARMS])
+    return _bets(y, canary, w, base, [base - fall for fall in HARMS])
 
 
 def worse_odds(event: ArrayLike, canary: ArrayLike, w: ArrayLike, *, historic: float) -> Array:
@@ -43,7 +48,7 @@ def worse_odds(event: ArrayLike, canary: ArrayLike, w: ArrayLike, *, historic: f
     event, canary, w = _arrays(event, canary, w)
     base = _base_rate(event, canary, historic)
     odds = base / (1 - base)
-    return _mixture(event, canary, w, base, [times * odds / (1 + times * odds) for times in (2.0, 4.0, 16.0)])
+    return _mixture(_bets(event, canary, w, base, [times * odds / (1 + times * odds) for times in (2.0, 4.0, 16.0)]))
 
 
 def no_worse(y: ArrayLike, canary: ArrayLike, w: ArrayLike, *, margin: float, historic: float) -> Array:
@@ -132,21 +137,20 @@ def _likelihood(y: Array, rate: Array) -> Array:
     return y * rate + (1 - y) * (1 - rate)
 
 
-def _mixture(y: Array, canary: NDArray[np.bool_], w: Array, base: Array, alternatives: Sequence[Array]) -> Array:
-    """Mean over the alternatives of the running product of likelihood(arm) / likelihood(arms mixed by w)."""
-    if not len(y):
-        return np.ones(0)
-    products = []
-    for alternative in alternatives:
-        rate = np.clip(alternative, _EDGE, 1 - _EDGE)
-        as_canary, as_base = _likelihood(y, rate), _likelihood(y, base)
-        served = np.where(canary, as_canary, as_base)
-        products.append(_running_product(np.log(served) - np.log(w * as_canary + (1 - w) * as_base)))
-    return np.mean(products, axis=0)
+def _bets(y: Array, canary: NDArray[np.bool_], w: Array, base: Array, alternatives: Sequence[Array]) -> Array:
+    """log of likelihood(arm) / likelihood(arms mixed by w): one row per alternative, one column per vote."""
+    rate = np.clip(np.stack(alternatives), _EDGE, 1 - _EDGE)
+    as_canary, as_base = _likelihood(y, rate), _likelihood(y, base)
+    return np.asarray(np.log(np.where(canary, as_canary, as_base) / (w * as_canary + (1 - w) * as_base)))
+
+
+def _mixture(bets: Array) -> Array:
+    """Mean over the alternatives of the running products."""
+    return np.asarray(np.mean(_running_product(bets), axis=0))
 
 
 def _running_product(logarithms: Array) -> Array:
-    return np.asarray(np.exp(np.minimum(np.cumsum(logarithms), _MOST)), dtype=np.float64)
+    return np.asarray(np.exp(np.minimum(np.cumsum(logarithms, axis=-1), _MOST)), dtype=np.float64)
 
 
 def last(process: Array) -> float:
