@@ -36,7 +36,7 @@ class Recipe:
     Args:
         max_tokens: longer texts are cut; passages of the knowledge base have about 80 tokens.
         rate, rate_rows: of the LoRA and of the words' rows. Three times these teach the translations no worse, and
-            the shop's questions worse (docs/log.md): rare words stay where they are while frequent ones move.
+            the shop's questions worse: rare words stay where they are while frequent ones move.
     """
 
     epochs: int = 5
