@@ -4,7 +4,8 @@ A version is a folder:
 
     adapter_model.safetensors   LoRA weights, as served
     adapter_config.json         PEFT's configuration, base model name and revision included
-    importance.safetensors      how much each weight matters to what was learned so far (MAS), for the next night
+    importance.safetensors      how much each weight matters to what was learned so far, for the next night
+    fast.safetensors            the weights that the next night's training continues from, where they are not the served
     manifest.json               where it comes from and the SHA-256 of every other file
 
 The version's own hash is the SHA-256 of its manifest's bytes: the registry keeps it, so whoever holds the
@@ -26,10 +27,11 @@ from core.errors import ArtifactError, ChangedBytes, NotFinite, UnsafeFile, Wron
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
 IMPORTANCE = "importance.safetensors"
+FAST = "fast.safetensors"
 MANIFEST = "manifest.json"
 
 # What a version's folder may hold. README.md is the model card.
-ALLOWED_FILES = frozenset({WEIGHTS, CONFIG, IMPORTANCE, MANIFEST, "README.md"})
+ALLOWED_FILES = frozenset({WEIGHTS, CONFIG, IMPORTANCE, FAST, MANIFEST, "README.md"})
 PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib"})
 # Linear layers an adapter may touch. An embedding or a head among them would change what the base itself says.
 ALLOWED_TARGETS = frozenset(
@@ -114,7 +116,7 @@ def verify(folder: Path, *, sha256: str | None = None, base_revision: str | None
             "Set BASE_MODEL to the base it belongs to, or train a version for this base: npllm sleep rebuild.",
         )
     _check_config(folder)
-    for name in (WEIGHTS, IMPORTANCE):
+    for name in (WEIGHTS, IMPORTANCE, FAST):
         if (folder / name).exists():
             check_finite(folder / name)
     return manifest

@@ -125,14 +125,14 @@ class Settings(BaseSettings):
     sleep_hours: str = "02:00-06:00"
     sleep_idle_minutes: float = Field(15.0, ge=0)
     sleep_minimum_examples: int = Field(20, ge=1)
-    sleep_strategy: str = "mas+replay"
+    sleep_strategy: str = "ema+replay"
     sleep_max_minutes: float = Field(240.0, gt=0)
     sleep_max_examples: int = Field(2_000, ge=1)
     sleep_max_cost: float | None = Field(None, gt=0)
     sleep_cost_per_hour: float = Field(0.0, ge=0)
     sleep_deep_every: Literal["never", "week", "month"] = "week"
-    replay_share: float = Field(0.16, ge=0, lt=1)
-    mas_strength: float = Field(0.01, ge=0)
+    replay_share: float = Field(0.15, ge=0, lt=1)
+    mas_strength: float | None = Field(None, ge=0)
     lora_rank: int = Field(16, ge=1, le=256)
     learning_rate: float = Field(5e-4, gt=0)
     epochs: int = Field(3, ge=1, le=100)

@@ -3,7 +3,7 @@
     claim      the night's row; a killed worker's lease runs out, and the next one goes on where it stopped
     curate     what people said of answers -> examples of this night
     replay     examples of earlier nights, drawn by priority
-    train      from the champion's weights, held near what mattered before (MAS); strategy `mas+replay`
+    train      from the champion's weights, as the strategy says (learning/strategies.py, learning/learn.py)
     evaluate   what was learned, what was kept, against the champion: the gate
     publish    seal, keep, register; or refuse, with the reasons
 
@@ -35,28 +35,34 @@ from learning import replay
 from learning.claims import MAX_ATTEMPTS, Claim
 from learning.curate import curate, to_example
 from learning.starter.seed import ensure_starter_examples
+from learning.strategies import Strategy, find
 
 log = logging.getLogger(__name__)
 
-STRATEGIES = ("naive", "replay", "mas", "mas+replay")
 OLD_HOLDOUT = 60  # rows of earlier hold-outs that retention is measured on
 
 
 @dataclass
 class Night:
-    """What the stages share."""
+    """What the stages share.
+
+    Attributes:
+        champion: serves now; the challenger is judged against it.
+        parent: whose weights are continued: the champion, or in a deep night the starter adapter (nobody's examples).
+    """
 
     settings: Settings
     engine: Engine
     store: registry.ArtifactStore
     claim: Claim
     context: str
-    strategy: str
+    strategy: Strategy
     seed: int
     minimum: int
     base: BaseModel
     folder: Path
     champion: AdapterVersion | None
+    parent: AdapterVersion | None
 
     @property
     def sealed(self) -> Path:
@@ -65,12 +71,19 @@ class Night:
 
 @dataclass(frozen=True)
 class Material:
-    """Ids and examples of one night, as tables rows out of their session."""
+    """Examples of one night, as rows of the table out of their session.
+
+    Attributes:
+        replays: how many of `replayed` an epoch takes.
+        known: a few that stand for what the champion knows, where it left no importance.
+    """
 
     new: list[TrainingExample]
     held_out: list[TrainingExample]
     replayed: list[TrainingExample]
+    replays: int
     old_held_out: list[TrainingExample]
+    known: list[TrainingExample]
 
 
 def consolidate(run_id: uuid.UUID, settings: Settings) -> str:
@@ -110,14 +123,20 @@ def _open(claim: Claim, engine: Engine, settings: Settings) -> Night:
     with transaction(engine) as session:
         run = claim.fence(session)
         champion = registry.champion(session, run.context)
-        context, strategy, seed, options = run.context, run.strategy, run.seed, run.options
-        events.record(session, "learning.triggered", context=context, run=str(run.id), strategy=strategy)
-    if strategy not in STRATEGIES:
-        raise NightError(f"There is no strategy '{strategy}'.", f"Choose {', '.join(STRATEGIES)}.")
+        context, strategy, seed, options = run.context, find(run.strategy), run.seed, run.options
+        events.record(session, "learning.triggered", context=context, run=str(run.id), strategy=strategy.name)
+        starter = session.scalar(
+            select(AdapterVersion).where(
+                AdapterVersion.context == run.context, AdapterVersion.source == "starter",
+                AdapterVersion.state == "registered",
+            )
+        )  # fmt: skip
     base = resolve_base(settings.base_model, settings.data_dir)
     if champion is not None and champion.base_revision != base.revision:
         log.warning("The champion belongs to another base: this night begins with a fresh adapter.")
         champion = None
+    if starter is not None and starter.base_revision != base.revision:
+        starter = None
     folder = settings.data_dir / "nights" / str(claim.run_id)
     folder.mkdir(parents=True, exist_ok=True)
     return Night(
@@ -132,6 +151,7 @@ def _open(claim: Claim, engine: Engine, settings: Settings) -> Night:
         base=base,
         folder=folder,
         champion=champion,
+        parent=starter if strategy.afresh else champion,
     )
 
 
@@ -155,10 +175,15 @@ def _material(night: Night) -> Material:
             .order_by(TrainingExample.sha256)
         ).all()
         new = [example for example in mine if example.split == "train"]
+        earlier = replay.buffer(session, night.context, before=night.claim.run_id)
         drawn: list[TrainingExample] = []
-        if "replay" in night.strategy:
-            candidates = replay.buffer(session, night.context, before=night.claim.run_id)
-            drawn = replay.draw(candidates, replay.count_for(len(new), night.settings.replay_share), seed=night.seed)
+        replays = 0
+        if night.strategy.afresh:
+            new = [*new, *earlier]
+        elif night.strategy.replay:
+            share = replay.share_for(night.settings.replay_share, _retentions(session, night.context))
+            replays = replay.count_for(len(new), share)
+            drawn = replay.draw(earlier, replays * night.settings.epochs, seed=night.seed)
         old = session.scalars(
             select(TrainingExample).where(
                 TrainingExample.context == night.context, TrainingExample.split == "holdout",
@@ -166,17 +191,19 @@ def _material(night: Night) -> Material:
             )
         ).all()  # fmt: skip
         return Material(
-            new, [e for e in mine if e.split == "holdout"], drawn, replay.draw(old, OLD_HOLDOUT, seed=night.seed)
-        )
+            new, [e for e in mine if e.split == "holdout"], drawn, replays,
+            replay.draw(old, OLD_HOLDOUT, seed=night.seed), replay.draw(earlier, 32, seed=night.seed),
+        )  # fmt: skip
 
 
 def _train(night: Night, material: Material) -> None:
     """Imports torch: nothing above does."""
     import torch
 
-    from learning import lora, mas
+    from learning import lora
     from learning.dataset import encode
-    from learning.train import Progress, Recipe, train
+    from learning.learn import learn
+    from learning.train import Progress, Recipe
 
     settings = night.settings
     cores = SpareCores(settings.training_threads or 2)
@@ -184,12 +211,10 @@ def _train(night: Night, material: Material) -> None:
     torch.manual_seed(night.seed)
     night.claim.tell(stage="train")
     model, tokenizer = lora.load_base(night.base.path)
-    importance = None
-    if night.champion is not None:
-        parent = registry.fetch_verified(night.store, night.champion, base_revision=night.base.revision)
-        adapted = lora.load_adapter(model, parent)
-        if (parent / artifacts.IMPORTANCE).exists():
-            importance = mas.Importance.load(parent / artifacts.IMPORTANCE)
+    folder = None
+    if night.parent is not None:
+        folder = registry.fetch_verified(night.store, night.parent, base_revision=night.base.revision)
+        adapted = lora.load_adapter(model, folder)
     else:
         adapted = lora.new_adapter(
             model,
@@ -202,14 +227,6 @@ def _train(night: Night, material: Material) -> None:
     def rows(examples: list[TrainingExample]) -> list[Any]:
         return [encode(tokenizer, to_example(example)) for example in examples]
 
-    new, replayed = rows(material.new), rows(material.replayed)
-    penalty = None
-    if "mas" in night.strategy and night.champion is not None:
-        if importance is None:
-            # The starter brings none (it would double its size): a few replayed rows stand for what it knows.
-            importance = mas.estimate(adapted, (replayed or new)[: _importance_rows(len(new))], tokenizer.pad_token_id)
-        penalty = mas.Penalty.around(adapted, importance, settings.mas_strength)
-
     def report(progress: Progress) -> None:
         torch.set_num_threads(cores.now())  # the day goes on beside the night: take what it leaves
         night.claim.tell(
@@ -218,26 +235,76 @@ def _train(night: Night, material: Material) -> None:
         )  # fmt: skip
 
     recipe = Recipe(learning_rate=settings.learning_rate, epochs=settings.epochs, seed=night.seed)
-    result = train(
-        adapted, new=new, replayed=replayed, holdout=rows(material.held_out) if len(material.held_out) >= 30 else [],
-        pad_id=tokenizer.pad_token_id, recipe=recipe, penalty=penalty, report=report,
-        checkpoint=night.folder / "checkpoint.pt", checkpoint_seconds=60.0,
+    strength = _strength(night)
+    learned = learn(
+        adapted, night.strategy, new=rows(material.new), replayed=rows(material.replayed), replays=material.replays,
+        holdout=rows(material.held_out) if len(material.held_out) >= 30 else [],
+        memory=_memory(night, folder, adapted, rows(material.known), tokenizer.pad_token_id),
+        strength=strength, pad_id=tokenizer.pad_token_id, recipe=recipe, report=report,
+        checkpoint=night.folder / "checkpoint.pt",
     )  # fmt: skip
-    sample = _half_and_half(new, replayed, _importance_rows(len(new)))
-    latest = mas.estimate(adapted, sample, tokenizer.pad_token_id)
-    # A penalty's importance lies on the device; what was learned tonight joins what mattered before.
-    merged = importance.merged(latest) if importance is not None else latest
+    result = learned.result
     facts = _facts(night, material) | {
         "training": {**dataclasses.asdict(recipe), "seconds": round(result.seconds, 1), "steps": result.steps,
-                     "best_step": result.best_step, "penalty_share": round(result.penalty_share, 4)},
+                     "best_step": result.best_step, "penalty_share": round(result.penalty_share, 4),
+                     "strength": strength if night.strategy.penalty else None},
+        "overhead": round(learned.overhead, 4),
+        "replay_share": round(learned.replay_share, 4),
         "share_of_parameters": round(lora.share_of_parameters(adapted), 4),
     }  # fmt: skip
     from learning.publish import seal
 
-    seal(adapted, night.sealed, importance=merged, facts=facts, card=_card(night, material))
+    seal(
+        adapted, night.sealed, importance=learned.memory.importance, fast=learned.memory.fast, facts=facts,
+        card=_card(night, material),
+    )  # fmt: skip
     with transaction(night.engine) as session:
         night.claim.fence(session).stage = "trained"
-    night.claim.tell(training_seconds=round(result.seconds, 1))
+    night.claim.tell(
+        training_seconds=round(result.seconds, 1), overhead=facts["overhead"], replay_share=facts["replay_share"]
+    )
+
+
+def _memory(night: Night, parent: Path | None, model: Any, known: list[Any], pad_id: int) -> Any:
+    """What the parent's night left; importance that it did not leave is estimated from what it knew."""
+    from learning import ema
+    from learning.importance import Importance
+    from learning.learn import Memory, estimate
+
+    memory = Memory()
+    if parent is None:
+        return memory
+    if (parent / artifacts.FAST).exists():
+        memory.fast = ema.load_fast(parent / artifacts.FAST)
+    if night.strategy.penalty is not None:
+        if (parent / artifacts.IMPORTANCE).exists():
+            memory.importance = Importance.load(parent / artifacts.IMPORTANCE)
+        if (memory.importance is None or memory.importance.kind != night.strategy.penalty) and known:
+            memory.importance = estimate(model, night.strategy.penalty, known[:16], pad_id)
+    return memory
+
+
+def _strength(night: Night) -> float:
+    """Lambda: MAS_STRENGTH where it is set, else what was found on `valid` for this base."""
+    from learning.strategies import strength_of
+
+    if night.settings.mas_strength is not None:
+        return night.settings.mas_strength
+    return strength_of(night.base.name, night.strategy)
+
+
+def _retentions(session: Session, context: str) -> list[float]:
+    """What earlier nights' challengers kept on earlier hold-outs, newest first."""
+    query = (
+        select(Evaluation.value)
+        .join(ConsolidationRun, ConsolidationRun.id == Evaluation.run_id)
+        .where(
+            ConsolidationRun.context == context, Evaluation.suite == "retention", Evaluation.metric == "accuracy_share"
+        )
+        .order_by(Evaluation.created_at.desc())
+        .limit(30)
+    )
+    return list(session.scalars(query))
 
 
 def _judge_and_publish(night: Night, material: Material) -> str:
@@ -286,7 +353,7 @@ def _register(night: Night, material: Material, evaluations: list[Evaluation]) -
         run = night.claim.fence(session)
         version = registry.register(
             session, context=night.context, source="night", location=location, sha256=sha256, manifest=manifest,
-            parent_id=night.champion.id if night.champion else None, run_id=run.id,
+            parent_id=night.parent.id if night.parent else None, run_id=run.id,
         )  # fmt: skip
         for evaluation in evaluations:
             evaluation.version_id = version.id
@@ -340,18 +407,19 @@ def _facts(night: Night, material: Material) -> dict[str, Any]:
     """The manifest's provenance: whose examples are in these weights, its ancestors' included."""
     inherited: set[str] = set()
     lineage: list[str] = []
-    if night.champion is not None:
-        parent = night.champion.manifest
-        inherited = {*parent.get("examples", []), *parent.get("inherited_examples", [])}
-        lineage = [*parent.get("lineage", []), night.champion.sha256]
+    if night.parent is not None:
+        parent = night.parent.manifest
+        if night.parent.source != "starter":  # the starter's are generated: its manifest counts them
+            inherited = {*parent.get("examples", []), *parent.get("inherited_examples", [])}
+        lineage = [*parent.get("lineage", []), night.parent.sha256]
     trained = {example.sha256 for example in [*material.new, *material.replayed]}
     return {
         "base": {"model": night.base.name, "revision": night.base.revision},
         "context": night.context,
         "run": str(night.claim.run_id),
-        "parent": night.champion.name if night.champion else None,
+        "parent": night.parent.name if night.parent else None,
         "lineage": lineage,
-        "strategy": night.strategy,
+        "strategy": night.strategy.name,
         "seed": night.seed,
         "created_at": now().isoformat(timespec="seconds"),
         "examples": sorted(trained),
@@ -361,12 +429,12 @@ def _facts(night: Night, material: Material) -> dict[str, Any]:
 
 
 def _card(night: Night, material: Material) -> str:
-    parent = night.champion.name if night.champion else "the frozen base"
+    parent = night.parent.name if night.parent else "the frozen base"
     counts = f"{len(material.new)} new and {len(material.replayed)} replayed examples"
     return (
         f"# An adapter of the context '{night.context}'\n\n"
         f"LoRA on {night.base.name} ({night.base.revision}), trained by the night {night.claim.run_id} from {parent}"
-        f" with strategy `{night.strategy}`, seed {night.seed}: {counts}. `manifest.json` lists their hashes, its"
+        f" with strategy `{night.strategy.name}`, seed {night.seed}: {counts}. `manifest.json` lists their hashes, its"
         " ancestors' and the SHA-256 of every file here.\n"
     )
 
@@ -400,13 +468,3 @@ def _rows(night: Night, verdict: Any, champion: Any, challenger: Any) -> list[Ev
 
 def _group(example: TrainingExample) -> str:
     return str(example.customer_id or example.sha256)
-
-
-def _importance_rows(new: int) -> int:
-    """A twentieth of the night's passes: each importance row costs about one training pass."""
-    return max(4, min(24, new * 3 // 20))
-
-
-def _half_and_half(new: list[Any], replayed: list[Any], count: int) -> list[Any]:
-    half = count // 2
-    return replayed[:half] + new[: count - len(replayed[:half])]

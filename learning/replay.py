@@ -2,8 +2,9 @@
 
 The buffer is the `examples` table. A draw is deterministic by seed and keeps no state: each example gets
 -ln(u)/weight with u from a hash of seed and id, and the smallest are taken (Efraimidis & Spirakis 2006, weighted
-sampling without replacement). Within equal strata (the nights they came from) so that an old topic does not vanish
-under new ones; good and recent examples a little more often, often replayed ones a little less.
+sampling without replacement). Within equal strata (night x topic) so that an old topic does not vanish under new ones;
+good and recent examples a little more often, often replayed ones a little less. Every epoch of a night replays other
+examples: three epochs at one share see three times as many.
 """
 
 import hashlib
@@ -18,34 +19,56 @@ from sqlalchemy.orm import Session
 
 from core.tables import TrainingExample, now
 
-BUFFER = 2_000  # newest examples of a context that may be replayed
 HALF_LIFE_DAYS = 90.0
+MOST, LEAST = 0.25, 0.10  # bounds of the adaptive share
+FORGOT, KEPT = 0.97, 0.99  # of the champion's accuracy on earlier hold-outs
+CALM_NIGHTS = 5
 
 
 def buffer(session: Session, context: str, *, before: uuid.UUID) -> list[TrainingExample]:
-    """What may be replayed in the night `before`: everything trained on in other nights, the starter's included."""
+    """What may be replayed in the night `before`: everything trained on in other nights, the starter's included.
+
+    All of it, not the newest: whatever bound there was would drop the oldest topics first.
+    """
     query = select(TrainingExample).where(
         TrainingExample.context == context, TrainingExample.split == "train", TrainingExample.dropped.is_(None),
         TrainingExample.run_id.is_distinct_from(before),
     )  # fmt: skip
-    return list(session.scalars(query.order_by(TrainingExample.created_at.desc()).limit(BUFFER)))
+    return list(session.scalars(query))
 
 
 def draw(candidates: Sequence[TrainingExample], count: int, *, seed: int) -> list[TrainingExample]:
-    """At most `count` examples, spread evenly over the strata."""
-    strata: dict[object, list[TrainingExample]] = defaultdict(list)
+    """At most `count` examples, spread evenly over the strata; where there are more strata than examples, over as many
+    as fit, which ones is up to the seed."""
+    strata: dict[tuple[str, str], list[TrainingExample]] = defaultdict(list)
     for example in candidates:
-        strata[example.run_id].append(example)
-    ordered = [
-        sorted(members, key=lambda example: _key(example, seed))
-        for _, members in sorted(strata.items(), key=lambda item: str(item[0]))
-    ]
+        strata[(str(example.run_id), example.topic or "")].append(example)
+    keys = sorted(strata, key=lambda key: hashlib.sha256(f"{seed}:{key}".encode()).digest())
+    ordered = [sorted(strata[key], key=lambda example: _key(example, seed)) for key in keys]
     drawn: list[TrainingExample] = []
     depth = 0
     while len(drawn) < min(count, len(candidates)):
         drawn += [members[depth] for members in ordered if depth < len(members)]
         depth += 1
     return drawn[:count]
+
+
+def share_for(usual: float, retentions: Sequence[float]) -> float:
+    """The share of a night, from what earlier nights kept (newest first): up at once after forgetting, slowly down.
+
+    +4 points after each night that kept less than 97 %, -2 after every five in a row that kept 99 %; 10 to 25 %.
+    A share of 0 stays 0.
+    """
+    if usual == 0:
+        return 0.0
+    share, calm = usual, 0
+    for kept in reversed(retentions):
+        calm = calm + 1 if kept >= KEPT else 0
+        if kept < FORGOT:
+            share = min(MOST, share + 0.04)
+        elif calm == CALM_NIGHTS:
+            share, calm = max(LEAST, share - 0.02), 0
+    return round(share, 4)
 
 
 def count_for(new: int, share: float) -> int:

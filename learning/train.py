@@ -1,8 +1,8 @@
 """The training loop: one adapter, one night.
 
     for epoch: for batch of new and replayed rows:
-        loss of the answers -> backward -> add the pull back to the champion (MAS) -> clip -> step
-        once in a while: loss on the hold-out; keep the best
+        loss of the answers -> backward -> add the pull back to the champion -> clip -> step -> the average follows
+        once in a while: loss on the hold-out of what would be served; keep the best
 
 There is no trainer class and no callback. A non-finite loss ends the run: `NightError`, nothing is registered.
 """
@@ -10,7 +10,8 @@ There is no trainer class and no callback. A non-finite loss ends the run: `Nigh
 import math
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,9 @@ import torch
 
 from core.errors import NightError
 from learning.dataset import IGNORED, Row, collate, mixed_batches, token_losses
+from learning.ema import Average, put, snapshot
+from learning.importance import Penalty
 from learning.lora import trainable
-from learning.mas import Penalty
 
 
 @dataclass(frozen=True)
@@ -79,10 +81,12 @@ def train(
     *,
     new: Sequence[Row],
     replayed: Sequence[Row] = (),
+    replays: int | None = None,
     holdout: Sequence[Row] = (),
     pad_id: int,
     recipe: Recipe,
     penalty: Penalty | None = None,
+    average: Average | None = None,
     report: Callable[[Progress], None] = lambda progress: None,
     checkpoint: Path | None = None,
     checkpoint_seconds: float = 300.0,
@@ -91,7 +95,11 @@ def train(
     """Train the adapter of `model` in place, on the device it is on.
 
     Args:
+        replayed: rows of earlier nights, mixed into the batches of new ones.
+        replays: how many of them an epoch takes, going on where the last epoch stopped; None: all of them.
         holdout: rows to stop early on; the weights of the best look are restored at the end. Empty: train to the end.
+        average: follows every step. Then it is what looks at the hold-out and is restored; the model's own weights
+            stay those of the last step.
         checkpoint: a file to write the run's state to now and then; if it exists, the run goes on from it.
         deadline: `time.monotonic()` after which no further step starts; what was learned until then is kept.
 
@@ -104,10 +112,20 @@ def train(
     optimiser = torch.optim.AdamW(parameters.values(), lr=recipe.learning_rate, weight_decay=0.0)
     # The plan of all batches is drawn first: a resumed run skips to its step and goes on with the same batches.
     rng = random.Random(recipe.seed)
-    plan = [rows for _ in range(recipe.epochs) for rows in mixed_batches(new, replayed, recipe.batch_size, rng)]
+    plan = [
+        rows
+        for epoch in range(recipe.epochs)
+        for rows in mixed_batches(new, _portion(replayed, replays, epoch), recipe.batch_size, rng)
+    ]
     result = Result(steps=len(plan))
-    first_step = _resume(checkpoint, parameters, optimiser, result) if checkpoint else 0
-    best = _Best(parameters, mean_loss(model, holdout, pad_id)) if holdout else None
+    first_step = _resume(checkpoint, parameters, optimiser, average, result) if checkpoint else 0
+    served: Mapping[str, torch.Tensor] = average.slow if average else parameters
+
+    def look() -> float:
+        with average.serving(parameters) if average else nullcontext():
+            return mean_loss(model, holdout, pad_id)
+
+    best = _Best(served, look()) if holdout else None
     started = last_saved = time.monotonic()
     model.train()
 
@@ -123,36 +141,45 @@ def train(
                 f"The loss became {loss} at step {step}.", "Lower LEARNING_RATE, or look at the night's examples."
             )
         if penalty is not None:
-            before = time.perf_counter()
             penalty.add_gradient(parameters)
-            result.penalty_seconds += time.perf_counter() - before
         torch.nn.utils.clip_grad_norm_(parameters.values(), recipe.clip)
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
+        if average is not None:
+            average.follow(parameters, len(plan))
         result.losses.append(loss)
 
         holdout_loss = None
         if best is not None and ((step + 1) % recipe.evaluate_every == 0 or step + 1 == len(plan)):
-            holdout_loss = mean_loss(model, holdout, pad_id)
+            holdout_loss = look()
             result.holdout_losses.append((step + 1, holdout_loss))
             if best.is_better(holdout_loss, step + 1):
-                best.keep(parameters)
+                best.keep(served)
             elif best.looks_since >= recipe.patience:
                 result.stopped_early = True
         report(Progress(step + 1, len(plan), loss, holdout_loss, time.monotonic() - started))
         if checkpoint and time.monotonic() - last_saved > checkpoint_seconds:
-            _save(checkpoint, parameters, optimiser, result, step + 1)
+            _save(checkpoint, parameters, optimiser, average, result, step + 1)
             last_saved = time.monotonic()
         if result.stopped_early:
             break
 
     if best is not None:
-        best.restore(parameters)
+        best.restore(served)
         result.best_step = best.step
     result.seconds = time.monotonic() - started
+    if penalty is not None:
+        result.penalty_seconds = penalty.seconds
     if penalty is not None and result.losses:
         result.penalty_share = penalty.value(model) / max(result.losses[-1], 1e-9)
     return result
+
+
+def _portion(rows: Sequence[Row], count: int | None, epoch: int) -> Sequence[Row]:
+    """The rows an epoch replays: the next `count`, round and round."""
+    if count is None or not rows:
+        return rows
+    return [rows[(epoch * count + i) % len(rows)] for i in range(min(count, len(rows)))]
 
 
 def accumulate(model: Any, rows: Sequence[Row], pad_id: int, micro_batch_tokens: int) -> float:
@@ -222,11 +249,11 @@ def mean_loss(model: Any, rows: Sequence[Row], pad_id: int) -> float:
 class _Best:
     """The weights with the lowest hold-out loss so far; at first the ones the night began with."""
 
-    def __init__(self, parameters: dict[str, torch.nn.Parameter], loss: float) -> None:
+    def __init__(self, factors: Mapping[str, torch.Tensor], loss: float) -> None:
         self.loss = loss
         self.step = 0
         self.looks_since = 0
-        self.keep(parameters)
+        self.keep(factors)
 
     def is_better(self, loss: float, step: int) -> bool:
         if loss < self.loss:
@@ -235,19 +262,24 @@ class _Best:
         self.looks_since += 1
         return False
 
-    def keep(self, parameters: dict[str, torch.nn.Parameter]) -> None:
-        self.weights = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+    def keep(self, factors: Mapping[str, torch.Tensor]) -> None:
+        self.weights = snapshot(factors)
 
-    def restore(self, parameters: dict[str, torch.nn.Parameter]) -> None:
-        for name, parameter in parameters.items():
-            parameter.data.copy_(self.weights[name])
+    def restore(self, factors: Mapping[str, torch.Tensor]) -> None:
+        put(factors, self.weights)
 
 
 def _save(
-    path: Path, parameters: dict[str, torch.nn.Parameter], optimiser: torch.optim.Optimizer, result: Result, step: int
+    path: Path,
+    parameters: dict[str, torch.nn.Parameter],
+    optimiser: torch.optim.Optimizer,
+    average: Average | None,
+    result: Result,
+    step: int,
 ) -> None:
     state = {
         "weights": {name: parameter.detach() for name, parameter in parameters.items()},
+        "slow": average.slow if average else {},
         "optimiser": optimiser.state_dict(),
         "losses": result.losses,
         "step": step,
@@ -258,13 +290,18 @@ def _save(
 
 
 def _resume(
-    path: Path, parameters: dict[str, torch.nn.Parameter], optimiser: torch.optim.Optimizer, result: Result
+    path: Path,
+    parameters: dict[str, torch.nn.Parameter],
+    optimiser: torch.optim.Optimizer,
+    average: Average | None,
+    result: Result,
 ) -> int:
     if not path.exists():
         return 0
     state = torch.load(path, weights_only=True)
-    for name, parameter in parameters.items():
-        parameter.data.copy_(state["weights"][name])
+    put(parameters, state["weights"])
+    if average is not None:
+        put(average.slow, state["slow"])
     optimiser.load_state_dict(state["optimiser"])
     result.losses = state["losses"]
     return int(state["step"])

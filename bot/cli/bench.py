@@ -67,3 +67,17 @@ def retrieval(rows: int, seed: int, data: Path | None, as_json: bool) -> None:
 
     with temporary_ground() as (system, _):
         it.run(system.environment["DATABASE_URL"], rows=rows, seed=seed, data=data, json=as_json)
+
+
+@bench.command(
+    context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []},
+    add_help_option=False,
+)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def continual(arguments: tuple[str, ...]) -> None:
+    """Task after task: what is learned, and what is left of it (--data FILE.jsonl.gz; --help tells the rest)."""
+    # The sleeping half runs in a process of its own, as its jobs do: this one never loads torch.
+    import subprocess
+    import sys
+
+    raise SystemExit(subprocess.call([sys.executable, "-m", "learning.bench", *arguments]))

@@ -48,14 +48,15 @@ def slept(engine: Engine, settings: Settings, count: int = 24, **options: Any) -
 
 
 def test_a_night_learns_and_registers_a_version(engine: Engine, here: Settings) -> None:
-    run = slept(engine, here)
+    run = slept(engine, here, strategy="mas+ema+replay")
     assert run.state == "registered", run.reasons
     (version,) = versions(engine)
     assert (version.name, version.source, version.run_id) == ("customers-v1", "night", run.id)
     folder = here.data_dir / "adapters" / "customers" / version.sha256
     manifest = artifacts.verify(folder, sha256=version.sha256, base_revision=version.base_revision)
-    assert manifest["strategy"] == "mas+replay"
-    assert (folder / artifacts.IMPORTANCE).exists()
+    assert manifest["strategy"] == "mas+ema+replay"
+    assert {artifacts.IMPORTANCE, artifacts.FAST} <= set(manifest["files"])
+    assert manifest["overhead"] > 0
     with transaction(engine) as session:
         learned = session.scalars(
             select(TrainingExample.sha256).where(TrainingExample.run_id == run.id, TrainingExample.split == "train")
@@ -126,7 +127,7 @@ def test_a_loss_that_is_no_number_registers_nothing(
     assert versions(engine) == []
 
 
-@pytest.mark.parametrize("strategy", ["naive", "replay", "mas"])
+@pytest.mark.parametrize("strategy", ["naive", "replay", "ewc+replay", "ema+replay", "deep"])
 def test_other_strategies_run(engine: Engine, here: Settings, strategy: str) -> None:
     run = slept(engine, here, strategy=strategy)
     assert run.state == "registered", run.reasons

@@ -9,8 +9,9 @@ import torch
 
 from core.prompts import chat_messages
 from learning.dataset import Example, Row, collate, encode
+from learning.importance import DECAY, Importance, Penalty, normalised
 from learning.lora import trainable
-from learning.mas import DECAY, Importance, Penalty, estimate, normalised
+from learning.mas import estimate
 
 
 class TwoWeights(torch.nn.Module):

@@ -60,3 +60,23 @@ def test_better_and_fresher_examples_come_more_often() -> None:
 @pytest.mark.parametrize(("new", "share", "count"), [(100, 0.16, 20), (84, 0.16, 16), (10, 0.0, 0), (1, 0.5, 1)])
 def test_the_share_is_of_all_that_is_trained_on(new: int, share: float, count: int) -> None:
     assert replay.count_for(new, share) == count
+
+
+def test_where_there_are_more_topics_than_places_the_seed_chooses() -> None:
+    pool = [example for topic in range(30) for example in examples(2, topic=f"t{topic}")]
+    drawn = {seed: {e.topic for e in replay.draw(pool, 5, seed=seed)} for seed in range(6)}
+    assert all(len(topics) == 5 for topics in drawn.values())
+    assert len(set.union(*drawn.values())) > 12
+
+
+@pytest.mark.parametrize(
+    ("kept", "share"),
+    [([], 0.15), ([0.96], 0.19), ([0.9, 0.9, 0.9, 0.9], 0.25), ([0.995] * 5, 0.13), ([0.995] * 20, 0.10),
+     ([0.98] * 9, 0.15), ([0.995] * 5 + [0.96], 0.17)],
+)  # fmt: skip
+def test_the_share_rises_after_forgetting_and_falls_after_calm_nights(kept: list[float], share: float) -> None:
+    assert replay.share_for(0.15, kept) == pytest.approx(share)
+
+
+def test_who_wants_no_replay_gets_none() -> None:
+    assert replay.share_for(0.0, [0.5]) == 0.0

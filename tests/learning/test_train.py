@@ -7,25 +7,14 @@ from typing import Any
 
 import pytest
 import torch
+from lessons import rows, weights
 
 from core.errors import NightError
-from core.prompts import chat_messages
-from learning.dataset import Example, Row, encode
+from learning.dataset import Row
+from learning.importance import Penalty
 from learning.lora import load_adapter, load_base, new_adapter, save_adapter, share_of_parameters, trainable
-from learning.mas import Penalty, estimate
+from learning.mas import estimate
 from learning.train import Recipe, accumulate, mean_loss, schedule, train
-
-
-def rows(tokenizer: Any, count: int, answer: str = "Sim, {i}.") -> list[Row]:
-    made = []
-    for i in range(count):
-        messages = chat_messages(language="pt", assistant="Lia", business="X", question=f"Tem {i}?", passages=None)
-        made.append(encode(tokenizer, Example(tuple(messages), answer.format(i=i))))
-    return made
-
-
-def weights(model: Any) -> dict[str, torch.Tensor]:
-    return {name: parameter.detach().clone() for name, parameter in trainable(model).items()}
 
 
 def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
@@ -171,3 +160,21 @@ def test_the_adapter_is_a_small_share_of_the_parameters(adapted: Any) -> None:
 def test_an_adapter_that_is_not_small_is_refused(base_folder: Path) -> None:
     with pytest.raises(NightError, match="LORA_RANK"):
         new_adapter(load_base(base_folder)[0], base_name="tiny", base_revision="r", rank=64)
+
+
+def test_every_epoch_replays_the_next_rows(
+    base: tuple[Any, Any], adapted: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from learning import train as module
+
+    seen: list[list[Row]] = []
+
+    def watch(model: Any, batch: list[Row], *_: Any) -> float:
+        seen.append(batch)
+        return 1.0
+
+    monkeypatch.setattr(module, "accumulate", watch)
+    old = rows(base[1], 5, answer="Velho {i}")
+    run(base, adapted, replayed=old, replays=2, recipe={"epochs": 3, "batch_size": 12})
+    replayed = [[old.index(row) for row in batch if row in old] for batch in seen]
+    assert [sorted(part) for part in replayed] == [[0, 1], [2, 3], [0, 4]]

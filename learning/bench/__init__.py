@@ -1,0 +1,1 @@
+"""`npllm bench continual`: task sequences through the night's own code."""

@@ -1,0 +1,199 @@
+"""One strategy over one stream: a night a task, through `learning.learn.learn`, and its matrix of scores."""
+
+import resource
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from core.tables import TrainingExample, now
+from learning import lora, replay
+from learning.bench import scoring
+from learning.bench.data import Kind, Stream
+from learning.bench.metrics import Matrix
+from learning.dataset import Example, Row
+from learning.ema import put, snapshot
+from learning.learn import Memory, learn
+from learning.strategies import DEFAULT, STRATEGIES, Strategy, strength_of
+from learning.train import Recipe
+
+HOLDOUT = 64  # validation rows that a night stops early on
+
+
+@dataclass(frozen=True)
+class Base:
+    """A base and how it is trained: the tiny one as in the reference's yardstick, others as the night."""
+
+    name: str
+    path: Path
+    rank: int
+    recipe: Recipe
+    sizes: scoring.Sizes
+
+
+@dataclass
+class Outcome:
+    """What one strategy did on one stream with one seed.
+
+    Attributes:
+        R: scores; row t after task t. `losses`: the same in nats a token (or a text).
+        b: the frozen base's scores.
+        final: per test example of every task after the last one: (group, hits, chances).
+        cut: the budget ended it: its figures are of fewer tasks, and are not averaged.
+    """
+
+    strategy: str
+    stream: str
+    seed: int
+    tasks: list[str]
+    R: Matrix = field(default_factory=list)
+    losses: Matrix = field(default_factory=list)
+    b: list[float] = field(default_factory=list)
+    b_losses: list[float] = field(default_factory=list)
+    final: list[list[tuple[str, float, int]]] = field(default_factory=list)
+    cut: bool = False
+    steps: int = 0
+    seconds: float = 0.0
+    penalty_seconds: float = 0.0
+    importance_seconds: float = 0.0
+    deep_seconds: float = 0.0
+    replay_shares: list[float] = field(default_factory=list)
+    strength: float | None = None
+    peak_mb: float = 0.0
+
+    @property
+    def overhead(self) -> float:
+        extra = self.penalty_seconds + self.importance_seconds
+        return extra / max(self.seconds - self.penalty_seconds, 1e-9)
+
+
+class Bench:
+    """A base and a stream in tokens, ready for strategies.
+
+    Args:
+        share: replayed examples in each night, of all it trains on.
+        deep_every: strategy `deep` retrains from the base every so many nights.
+        split: `valid` to choose something by, `test` to report.
+    """
+
+    def __init__(
+        self, base: Base, stream: Stream, *, seed: int, share: float, deep_every: int, split: str = "test"
+    ) -> None:
+        self.base, self.stream, self.seed = base, stream, seed
+        self.share, self.deep_every = share, deep_every
+        self.model, self.tokenizer = lora.load_base(base.path)
+        self.model = lora.new_adapter(self.model, base_name=base.name, base_revision="bench", rank=base.rank, seed=seed)
+        self.fresh = snapshot(lora.trainable(self.model))
+        self.train = [self._rows(task.train) for task in stream.tasks]
+        self.valid = [self._rows(task.valid)[:HOLDOUT] for task in stream.tasks]
+        self.test = [self._rows(getattr(task, split)) for task in stream.tasks]
+        self.labels = [task.labels for task in stream.tasks]
+        self.store = [self._stored(number, rows) for number, rows in enumerate(self.train)]
+        self.base_scores: list[scoring.Scored] | None = None
+
+    @property
+    def kind(self) -> Kind:
+        return self.stream.kind
+
+    def run(
+        self,
+        strategy: Strategy,
+        *,
+        strength: float | None = None,
+        deadline: float | None = None,
+        tell: Callable[[str], None] = lambda line: None,
+    ) -> Outcome:
+        """Learn task after task.
+
+        Args:
+            deadline: `time.monotonic()` after which the run ends, marked as cut.
+        """
+        outcome = Outcome(strategy.name, self.stream.name, self.seed, [task.name for task in self.stream.tasks])
+        outcome.strength = strength_of(self.base.name, strategy) if strength is None else strength
+        put(lora.trainable(self.model), self.fresh)
+        if self.base_scores is None:
+            self.base_scores = [self._score(i, i) for i in range(len(self.test))]
+        outcome.b = [scored.score for scored in self.base_scores]
+        outcome.b_losses = [scored.loss for scored in self.base_scores]
+        memory = Memory()
+        last = len(self.train) - 1
+        for t in [last] if strategy.name == "joint" else range(last + 1):
+            memory = self._night(strategy, t, memory, outcome, deadline)
+            if deadline is not None and time.monotonic() > deadline:
+                outcome.cut = True
+                break
+            self._look(t, t == last, outcome)
+            name = f"{self.stream.name} seed {self.seed} {strategy.name}"
+            tell(f"{name}: {self.stream.tasks[t].name} {outcome.R[-1][t]:.3f}")
+        outcome.peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        return outcome
+
+    def _night(self, strategy: Strategy, t: int, memory: Memory, outcome: Outcome, deadline: float | None) -> Memory:
+        """One task's night; every `deep_every`-th of strategy `deep` is a deep one, the others are the default's."""
+        torch.manual_seed(self.seed * 1_000 + t)
+        deep = strategy.afresh and (strategy.name == "joint" or (t + 1) % self.deep_every == 0)
+        tonight = strategy if deep or not strategy.afresh else STRATEGIES[DEFAULT]
+        new, replayed, replays = self.train[t], [], 0
+        if deep:
+            put(lora.trainable(self.model), self.fresh)
+            memory = Memory()
+            new = [pair for rows in self.train[: t + 1] for pair in rows]
+        elif tonight.replay and t:
+            earlier = [stored for rows in self.store[:t] for stored in rows]
+            replays = replay.count_for(len(new), self.share)
+            drawn = replay.draw(earlier, replays * self.base.recipe.epochs, seed=self.seed * 1_000 + t)
+            replayed = [self.row_of[stored.id] for stored in drawn]
+        recipe = Recipe(**{**vars(self.base.recipe), "seed": self.seed * 1_000 + t})
+        learned = learn(
+            self.model, tonight, new=[row for _, row in new], replayed=replayed, replays=replays,
+            holdout=[] if deep else [row for _, row in self.valid[t]], memory=memory,
+            strength=outcome.strength or 0.0, recipe=recipe, pad_id=self.tokenizer.pad_token_id, deadline=deadline,
+        )  # fmt: skip
+        outcome.steps += len(learned.result.losses)
+        outcome.seconds += learned.result.seconds
+        outcome.penalty_seconds += learned.result.penalty_seconds
+        outcome.importance_seconds += learned.importance_seconds
+        outcome.deep_seconds += learned.result.seconds if deep else 0.0
+        if t and not deep:
+            outcome.replay_shares.append(learned.replay_share)
+        return learned.memory
+
+    def _look(self, t: int, last: bool, outcome: Outcome) -> None:
+        """Score what the figures need: all tasks so far and the next one."""
+        upto = len(self.test) if last else min(t + 2, len(self.test))
+        found = [self._score(i, max(t, i)) for i in range(upto)]
+        rest = [None] * (len(self.test) - upto)
+        outcome.R.append([*(scored.score for scored in found), *rest])
+        outcome.losses.append([*(scored.loss for scored in found), *rest])
+        if last:
+            outcome.final = [list(zip(s.groups, s.hits, s.chances, strict=True)) for s in found]
+
+    def _score(self, i: int, known: int) -> scoring.Scored:
+        """Task i's test, where the labels of tasks up to `known` have been seen."""
+        if self.kind == "generation":
+            return scoring.generation(self.model, self.test[i], self.tokenizer.pad_token_id)
+        labels = [label for seen in self.labels[: known + 1] for label in seen]
+        return scoring.classification(self.model, self.tokenizer, self.test[i], labels)
+
+    def _rows(self, examples: Sequence[Example]) -> list[tuple[Example, Row]]:
+        return scoring.rows_of(self.tokenizer, examples, self.base.sizes)
+
+    def _stored(self, number: int, rows: Sequence[tuple[Example, Row]]) -> list[TrainingExample]:
+        """The rows as the replay buffer of a night holds them: a night's id, and the intent as the topic."""
+        if number == 0:
+            self.row_of: dict[Any, Row] = {}
+        night = uuid.uuid5(uuid.NAMESPACE_OID, f"{self.stream.name}:{number}")
+        made = []
+        for place, (example, row) in enumerate(rows):
+            topic = example.answer if self.kind == "classification" else None
+            stored = TrainingExample(
+                id=uuid.uuid5(night, str(place)), run_id=night, sha256=f"{example.hash}:{place}", reward=1.0,
+                replayed=0, topic=topic, created_at=now(),
+            )  # fmt: skip
+            self.row_of[stored.id] = row
+            made.append(stored)
+        return made

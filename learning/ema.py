@@ -1,0 +1,61 @@
+"""Fast and slow weights: training moves the fast ones, what is served is their average over the later steps.
+
+    slow <- d slow + (1 - d) fast     after every step, d = 1 - 1 / (WINDOW x the night's steps)
+
+The slow weights are carried over the nights (so they also average over nights, fading), and both lie in the artifact.
+A and B are averaged apart, although the product of averages is not the average of products: their difference is the
+covariance of B and A along the window, and along one trajectory of small steps that is small (docs/log.md has the
+figure). Between adapters that lie apart, or whose gauge may differ, it would not be; nothing here averages those.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+WINDOW = 0.4  # of the night's steps: longer serves what is new a night late, shorter forgets more
+
+Factors = dict[str, torch.Tensor]
+
+
+class Average:
+    """The slow copy of a model's factors."""
+
+    def __init__(self, slow: Mapping[str, torch.Tensor], *, window: float = WINDOW) -> None:
+        self.slow: Factors = {name: tensor.detach().clone() for name, tensor in slow.items()}
+        self.window = window
+
+    def follow(self, factors: Mapping[str, torch.Tensor], steps: int) -> None:
+        """One step nearer to the fast weights, in a night of `steps`."""
+        weight = 1 / max(1.0, self.window * steps)
+        torch._foreach_lerp_(list(self.slow.values()), [factors[name].detach() for name in self.slow], weight)
+
+    @contextmanager
+    def serving(self, factors: Mapping[str, torch.Tensor]) -> Iterator[None]:
+        """Meanwhile the model holds the slow weights."""
+        fast = snapshot(factors)
+        put(factors, self.slow)
+        try:
+            yield
+        finally:
+            put(factors, fast)
+
+
+def snapshot(factors: Mapping[str, torch.Tensor]) -> Factors:
+    return {name: tensor.detach().clone() for name, tensor in factors.items()}
+
+
+def put(factors: Mapping[str, torch.Tensor], values: Mapping[str, torch.Tensor]) -> None:
+    """Copy values into a model's factors."""
+    for name, factor in factors.items():
+        factor.data.copy_(values[name])
+
+
+def save_fast(fast: Mapping[str, torch.Tensor], path: Path) -> None:
+    save_file({name: tensor.cpu().contiguous() for name, tensor in fast.items()}, path, metadata={"format": "pt"})
+
+
+def load_fast(path: Path) -> Factors:
+    return load_file(path)

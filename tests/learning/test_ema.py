@@ -1,0 +1,71 @@
+"""Fast and slow weights."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lessons import rows, weights
+
+from learning import ema
+from learning.learn import Memory, learn
+from learning.lora import trainable
+from learning.strategies import STRATEGIES
+from learning.train import Recipe, mean_loss
+
+
+def test_the_slow_weight_is_a_moving_average() -> None:
+    average = ema.Average({"a": torch.tensor([0.0])}, window=0.5)
+    for _ in range(2):
+        average.follow({"a": torch.tensor([1.0])}, steps=4)  # a window of two steps: half the way each time
+    assert average.slow["a"].item() == pytest.approx(0.75)
+
+
+def test_a_night_shorter_than_the_window_serves_its_last_step() -> None:
+    average = ema.Average({"a": torch.tensor([0.0])}, window=0.4)
+    average.follow({"a": torch.tensor([3.0])}, steps=2)
+    assert average.slow["a"].item() == pytest.approx(3.0)
+
+
+def night(base: tuple[Any, Any], model: Any, memory: Memory, **options: Any) -> Any:
+    return learn(
+        model, STRATEGIES["ema+replay"], new=rows(base[1], 12), memory=memory, strength=0.0,
+        recipe=Recipe(learning_rate=5e-3, epochs=3, batch_size=4), pad_id=base[1].pad_token_id, **options,
+    )  # fmt: skip
+
+
+def test_what_is_served_lies_between_the_old_and_the_fast(base: tuple[Any, Any], adapted: Any) -> None:
+    before = weights(adapted)
+    learned = night(base, adapted, Memory())
+    served, fast = weights(adapted), learned.memory.fast
+    assert fast is not None
+    name = max(before, key=lambda n: (fast[n] - before[n]).abs().max().item())
+    assert 0 < (served[name] - before[name]).norm() < (fast[name] - before[name]).norm()
+
+
+def test_the_next_night_goes_on_from_the_fast_ones(base: tuple[Any, Any], adapted: Any) -> None:
+    fast = {name: factor + 1.0 for name, factor in weights(adapted).items()}
+    seen: dict[str, torch.Tensor] = {}
+
+    def first_step(progress: Any) -> None:
+        if not seen:
+            seen.update(weights(adapted))
+
+    served = weights(adapted)
+    night(base, adapted, Memory(fast=fast), report=first_step)
+    name = next(iter(fast))
+    assert (seen[name] - fast[name]).abs().max() < 0.05 < (seen[name] - served[name]).abs().max()
+
+
+def test_the_hold_out_judges_what_would_be_served(base: tuple[Any, Any], adapted: Any) -> None:
+    held = rows(base[1], 4)
+    learned = night(base, adapted, Memory(), holdout=held)
+    best = min(loss for _, loss in learned.result.holdout_losses)
+    assert mean_loss(adapted, held, base[1].pad_token_id) == pytest.approx(best, rel=1e-3)
+
+
+def test_saved_and_loaded(adapted: Any, tmp_path: Path) -> None:
+    fast = ema.snapshot(trainable(adapted))
+    ema.save_fast(fast, tmp_path / "fast.safetensors")
+    loaded = ema.load_fast(tmp_path / "fast.safetensors")
+    assert all(torch.equal(loaded[name], fast[name]) for name in fast)
