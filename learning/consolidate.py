@@ -34,6 +34,7 @@ from integrations.supabase import artifact_store
 from learning import replay
 from learning.claims import MAX_ATTEMPTS, Claim
 from learning.curate import curate, to_example
+from learning.starter import courtesy
 from learning.starter.seed import ensure_starter_examples
 from learning.strategies import Strategy, find
 
@@ -308,40 +309,52 @@ def _retentions(session: Session, context: str) -> list[float]:
 
 
 def _judge_and_publish(night: Night, material: Material) -> str:
-    from learning import lora
+    from learning import gate, lora
     from learning.dataset import encode
-    from learning.evaluate import judge, score
+    from learning.evaluate import score
 
     night.claim.tell(stage="evaluate")
     model, tokenizer = lora.load_base(night.base.path)
     new = [encode(tokenizer, to_example(example)) for example in material.held_out]
     old = [encode(tokenizer, to_example(example)) for example in material.old_held_out]
-    pad = tokenizer.pad_token_id
-    # The champion first, then the challenger on the same base: what is gated is the sealed folder, not memory.
+    checks = courtesy.checks(assistant=night.settings.assistant_name, business=night.settings.business_name)
+
+    def measure(subject: Any) -> tuple[Any, Any]:
+        return score(subject, new, tokenizer.pad_token_id), score(subject, old, tokenizer.pad_token_id)
+
+    # The base, the champion, the challenger, each on the same base: what is gated is the sealed folder, not memory.
+    base = champion = measure(model)
     if night.champion is not None:
-        parent = registry.fetch_verified(night.store, night.champion, base_revision=night.base.revision)
-        before = lora.load_adapter(model, parent)
-        champion = score(before, new, pad), score(before, old, pad)
+        folder = registry.fetch_verified(night.store, night.champion, base_revision=night.base.revision)
+        before = lora.load_adapter(model, folder)
+        champion = measure(before)
+        polite = gate.courtesy_passed(before, tokenizer, checks)
         model = before.unload()
     else:
-        champion = score(model, new, pad), score(model, old, pad)
+        polite = gate.courtesy_passed(model, tokenizer, checks)
     after = lora.load_adapter(model, night.sealed)
-    challenger = score(after, new, pad), score(after, old, pad)
-    verdict = judge(
-        new=(challenger[0], champion[0], [_group(example) for example in material.held_out]),
-        old=(challenger[1], champion[1], [_group(example) for example in material.old_held_out]),
+    challenger = measure(after)
+    verdict = gate.judge(
+        new=gate.Compared(challenger[0], champion[0], base[0], [_group(example) for example in material.held_out]),
+        old=gate.Compared(
+            challenger[1], champion[1], base[1], [_group(example) for example in material.old_held_out],
+            [_age(example) for example in material.old_held_out],
+        ),
         target=night.settings.retention_target,
-    )
+        courtesies=(gate.courtesy_passed(after, tokenizer, checks), polite),
+    )  # fmt: skip
     figures = {
         "gain": verdict.gain.mean,
         "gain_low": verdict.gain.low,
         "gain_high": verdict.gain.high,
         "retention": verdict.retention,
+        "gain_retention": verdict.gain_retention,
     }
-    night.claim.tell(**{name: round(value, 4) for name, value in figures.items()})
+    night.claim.tell(**{name: round(value, 4) for name, value in figures.items() if value is not None})
+    evaluations = _rows(night, verdict, champion, challenger)
     if not verdict.accepted:
-        return _end(night.claim, "refused", verdict.reasons, evaluations=_rows(night, verdict, champion, challenger))
-    return _register(night, material, _rows(night, verdict, champion, challenger))
+        return _end(night.claim, "refused", verdict.reasons, evaluations=evaluations)
+    return _register(night, material, evaluations)
 
 
 def _register(night: Night, material: Material, evaluations: list[Evaluation]) -> str:
@@ -462,9 +475,22 @@ def _rows(night: Night, verdict: Any, champion: Any, challenger: Any) -> list[Ev
             champion=champion[0].losses, challenger=challenger[0].losses),
         row("retention", "loss_difference", kept.mean, kept.rows, kept.low, kept.high,
             champion=champion[1].losses, challenger=challenger[1].losses),
-        row("retention", "accuracy_share", verdict.retention, kept.rows),
+        row("retention", "accuracy_share", verdict.retention, kept.rows, by_age=verdict.by_age),
+        row("retention", "loss_rise", verdict.rise[0], kept.rows, None, verdict.rise[1]),
+        row("gain", "loss_difference_to_base", verdict.over_base.mean, gain.rows, verdict.over_base.low,
+            verdict.over_base.high),
+        *([] if verdict.gain_retention is None else [
+            row("retention", "gain_share", verdict.gain_retention, kept.rows)
+        ]),
+        *[row("courtesy", name, passed / max(asked, 1), asked) for name, passed, asked in verdict.courtesy],
     ]  # fmt: skip
 
 
 def _group(example: TrainingExample) -> str:
     return str(example.customer_id or example.sha256)
+
+
+def _age(example: TrainingExample) -> str:
+    from learning.gate import age_of
+
+    return age_of((now() - example.created_at).total_seconds() / 86400, generated=example.source == "starter")

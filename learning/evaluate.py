@@ -1,4 +1,4 @@
-"""The gate's measurements: what a challenger learned, and what it kept; against the champion.
+"""Measurements of a model: what it says of rows nobody trained on, and how two models differ.
 
 Teacher-forced loss and token accuracy of the reference answers, on rows nobody trained on. Differences are paired
 row by row and resampled by conversation (bootstrap), because turns of one conversation are no independent evidence.
@@ -15,7 +15,6 @@ import torch
 from learning.dataset import IGNORED, Row, answer_logits, collate
 
 RESAMPLES = 2_000
-ABSOLUTE_FLOOR = 0.70  # retention under which a challenger is refused whatever the context's target
 
 
 @dataclass(frozen=True)
@@ -34,17 +33,6 @@ class Difference:
     low: float
     high: float
     rows: int
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """Whether a challenger may be registered, and why not."""
-
-    accepted: bool
-    reasons: list[str]
-    gain: Difference
-    retention: float
-    kept: Difference
 
 
 @torch.no_grad()
@@ -79,6 +67,15 @@ def difference(
     """Paired mean difference; the interval resamples whole groups (conversations)."""
     if not challenger:
         return Difference(0.0, 0.0, 0.0, 0)
+    means = resampled(challenger, champion, groups, seed=seed)
+    mean = sum(new - old for new, old in zip(challenger, champion, strict=True)) / len(challenger)
+    return Difference(mean, means[int(0.025 * RESAMPLES)], means[int(0.975 * RESAMPLES)], len(challenger))
+
+
+def resampled(
+    challenger: Sequence[float], champion: Sequence[float], groups: Sequence[str], *, seed: int = 0
+) -> list[float]:
+    """RESAMPLES mean differences of groups drawn with replacement, from the lowest to the highest."""
     members: dict[str, list[float]] = defaultdict(list)
     for new, old, group in zip(challenger, champion, groups, strict=True):
         members[group].append(new - old)
@@ -88,39 +85,4 @@ def difference(
     for _ in range(RESAMPLES):
         sample = rng.choices(totals, k=len(totals))
         means.append(sum(total for total, _ in sample) / sum(count for _, count in sample))
-    means.sort()
-    mean = sum(total for total, _ in totals) / sum(count for _, count in totals)
-    return Difference(mean, means[int(0.025 * RESAMPLES)], means[int(0.975 * RESAMPLES)], len(challenger))
-
-
-def judge(
-    *,
-    new: tuple[Scores, Scores, Sequence[str]],
-    old: tuple[Scores, Scores, Sequence[str]],
-    target: float,
-) -> Verdict:
-    """The gate: learned something on the night's hold-out, kept what earlier hold-outs ask for.
-
-    Args:
-        new, old: (challenger's scores, champion's scores, groups) on the night's and on all earlier hold-outs.
-        target: least retention, as a share of the champion's token accuracy on earlier hold-outs.
-    """
-    gain = difference(new[0].losses, new[1].losses, new[2])
-    kept = difference(old[0].losses, old[1].losses, old[2])
-    before = sum(old[1].accuracies)
-    retention = sum(old[0].accuracies) / before if before else 1.0
-    reasons = []
-    if gain.rows == 0:
-        reasons.append("The night has no hold-out: nothing proves that anything was learned.")
-    elif gain.high >= 0:
-        reasons.append(
-            f"It learned nothing that can be shown: loss on the night's hold-out changed by {gain.mean:+.3f} nats"
-            f" ({gain.low:+.3f} to {gain.high:+.3f}, {gain.rows} rows)."
-        )
-    if retention < ABSOLUTE_FLOOR:
-        reasons.append(
-            f"It forgot: {retention:.0%} of the champion's accuracy is left, under {ABSOLUTE_FLOOR:.0%} always refused."
-        )
-    elif retention < target:
-        reasons.append(f"It forgot: {retention:.1%} of the champion's accuracy is left, the target is {target:.0%}.")
-    return Verdict(not reasons, reasons, gain, retention, kept)
+    return sorted(means)

@@ -24,6 +24,12 @@ def here(database_url: str, base_folder: Path, tmp_path: Path) -> Settings:
     return nights.night_settings(database_url, base_folder, tmp_path / "data")
 
 
+@pytest.fixture(autouse=True)
+def _polite(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A random model says nothing polite, and slowly."""
+    monkeypatch.setattr("learning.gate.courtesy_passed", lambda model, tokenizer, checks: [True] * len(checks))
+
+
 def asked_for(engine: Engine, settings: Settings, **options: Any) -> uuid.UUID:
     with transaction(engine) as session:
         return request_now(session, "customers", settings, requested_by="test", **options)
@@ -261,3 +267,45 @@ def test_a_changed_parent_is_refused_before_it_is_loaded(engine: Engine, here: S
     with pytest.raises(Exception, match="changed since it was published"):
         night.consolidate(run_id, here)
     assert len(versions(engine)) == 1
+
+
+def crowned(engine: Engine) -> None:
+    """The newest version serves."""
+    with transaction(engine) as session:
+        session.execute(
+            text(
+                "UPDATE npllm.contexts SET champion_id ="
+                " (SELECT id FROM npllm.adapter_versions ORDER BY number DESC LIMIT 1)"
+            )
+        )
+
+
+def test_a_deep_night_begins_at_the_base_with_everything(engine: Engine, here: Settings) -> None:
+    first = slept(engine, here)
+    crowned(engine)
+    with transaction(engine) as session:
+        nights.a_day(session, 24, lesson="Posso ajudar em mais alguma coisa?")
+    run_id = asked_for(engine, here, strategy="deep")
+    night.consolidate(run_id, here.model_copy(update={"epochs": 8}))
+    run = run_of(engine, run_id)
+    assert run.state == "registered", run.reasons
+    old, deep = versions(engine)
+    assert (deep.parent_id, deep.manifest["lineage"], deep.manifest["inherited_examples"]) == (None, [], [])
+    assert set(old.manifest["examples"]) < set(deep.manifest["examples"])
+    assert deep.manifest["counts"]["new"] == first.funnel["learned"] + run.funnel["learned"]
+    assert old.manifest["strategy"] == "ema+replay"
+
+
+def test_fast_weights_go_from_night_to_night(engine: Engine, here: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    from learning import ema
+
+    slept(engine, here)
+    crowned(engine)
+    with transaction(engine) as session:
+        nights.a_day(session, 24, lesson="Até logo!")
+    loaded: list[Path] = []
+    original = ema.load_fast
+    monkeypatch.setattr(ema, "load_fast", lambda path: loaded.append(path) or original(path))
+    night.consolidate(asked_for(engine, here), here)
+    (version, *_) = versions(engine)
+    assert [path.parent.name for path in loaded] == [version.sha256]
