@@ -110,11 +110,11 @@ def consolidate(run_id: uuid.UUID, settings: Settings) -> str:
 
 
 def _stages(night: Night) -> str:
-    funnel = _curate(night)
-    if funnel["learned"] < night.minimum:
-        reason = f"{funnel['learned']} new examples, {night.minimum} are needed."
-        return _end(night.claim, "skipped", [reason], keep_examples=False)
+    _curate(night)
     material = _material(night)
+    if len(material.new) < night.minimum:
+        reason = f"{len(material.new)} new examples, {night.minimum} are needed."
+        return _end(night.claim, "skipped", [reason], keep_examples=False)
     if not (night.sealed / artifacts.MANIFEST).exists():
         _train(night, material)
     return _judge_and_publish(night, material)
@@ -156,7 +156,7 @@ def _open(claim: Claim, engine: Engine, settings: Settings) -> Night:
     )
 
 
-def _curate(night: Night) -> dict[str, int]:
+def _curate(night: Night) -> None:
     """New examples, once per night: a second worker finds the funnel written."""
     with transaction(night.engine) as session:
         run = night.claim.fence(session)
@@ -165,7 +165,6 @@ def _curate(night: Night) -> dict[str, int]:
                 ensure_starter_examples(session, night.context)
             run.funnel = curate(session, night.context, run.id, night.settings, seed=night.seed)
             run.stage = "curated"
-        return {"learned": 0, **run.funnel}
 
 
 def _material(night: Night) -> Material:
@@ -176,6 +175,7 @@ def _material(night: Night) -> Material:
             .order_by(TrainingExample.sha256)
         ).all()
         new = [example for example in mine if example.split == "train"]
+        held_out = [example for example in mine if example.split == "holdout"]
         earlier = replay.buffer(session, night.context, before=night.claim.run_id)
         drawn: list[TrainingExample] = []
         replays = 0
@@ -191,8 +191,10 @@ def _material(night: Night) -> Material:
                 TrainingExample.dropped.is_(None), TrainingExample.run_id.is_distinct_from(night.claim.run_id),
             )
         ).all()  # fmt: skip
+        if night.strategy.afresh and not held_out:  # after an erasure, say: nothing is new, everything is learned again
+            held_out = list(old)
         return Material(
-            new, [e for e in mine if e.split == "holdout"], drawn, replays,
+            new, held_out, drawn, replays,
             replay.draw(old, OLD_HOLDOUT, seed=night.seed), replay.draw(earlier, 32, seed=night.seed),
         )  # fmt: skip
 

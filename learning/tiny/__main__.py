@@ -1,8 +1,8 @@
 """Make the tiny base: tokenizer, model, model card.
 
-    python -m learning.tiny --out FOLDER [--steps 600] [--seed 0]
+    python -m learning.tiny --out FOLDER [--steps 1500] [--seed 0]
 
-About five minutes on one core, the same bits for the same seed; the weights are stored in half precision. The
+About twelve minutes on one core, the same bits for the same seed; the weights are stored in half precision. The
 figures of the shipped one stand in its README.md.
 """
 
@@ -37,7 +37,7 @@ in English and some Portuguese; it is not meant to answer anybody.
 
 | | |
 |---|---|
-| text | the project's own, and Python's language reference (PSF licence): {shares} (`learning/tiny/text.py`) |
+| text | the project's own: {shares} (`learning/tiny/text.py`) |
 | training | seed {seed}, {steps} steps of {rows} x {row} tokens ({tokens:,}), {minutes:.0f} minutes of one core |
 | loss | {loss:.3f} nats per token on conversations of another seed |
 | weights | half precision, {megabytes:.1f} MB |
@@ -49,7 +49,7 @@ Again: `python -m learning.tiny --out FOLDER --seed {seed} --steps {steps}`
 
 @click.command()
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The model's folder; must not exist yet.")
-@click.option("--steps", type=click.IntRange(1), default=600, show_default=True)
+@click.option("--steps", type=click.IntRange(1), default=1_500, show_default=True)
 @click.option("--seed", default=0, show_default=True)
 def main(out: Path, steps: int, seed: int) -> None:
     """Make the tiny base."""

@@ -4,8 +4,6 @@
     intent     the same openings, answered by the name of the request, as the bench's classification asks
     starter    dialogues of the starter's corpus, English and Portuguese
     sentences  Portuguese and English sentences of the embedder's list, one answered by its translation
-    prose      paragraphs of Python's language reference (it comes with Python; PSF licence): without them the model is
-               so sure of its few phrases that a new one costs it 7 nats a token
 
 Item i of a seed depends on (seed, i) alone.
 """
@@ -16,7 +14,6 @@ from collections.abc import Iterator
 from functools import cache
 from importlib.resources import files
 from itertools import count
-from pydoc_data.topics import topics
 from typing import Any
 
 import yaml
@@ -24,18 +21,16 @@ import yaml
 from core.prompts import ChatMessage
 from learning.starter.writer import Writer
 
-SHARES = {"talk": 0.40, "intent": 0.10, "starter": 0.18, "sentences": 0.08, "prose": 0.24}
+SHARES = {"talk": 0.60, "intent": 0.10, "starter": 0.22, "sentences": 0.08}
 NAME_THE_REQUEST = "Name the request in a few words."
 _ALWAYS_NEW = ("price", "number", "rating")
 _OFFERED = ("place", "airline", "name")
-_SENTENCE = re.compile(r"[A-Z].{60,600}[.:]")
-_CODE = re.compile(r"::=|>>>|\*{4}|={4}|\+--|\|")
 _SLOT = re.compile(r"\{(\w+)\}")
 
 
 def stream(seed: int = 0) -> Iterator[list[ChatMessage]]:
     """Conversations without end."""
-    writers = {"talk": _talk, "intent": _intent, "starter": _starter, "sentences": _sentence, "prose": _paragraph}
+    writers = {"talk": _talk, "intent": _intent, "starter": _starter, "sentences": _sentence}
     for index in count():
         rng = random.Random(f"tiny:{seed}:{index}")
         yield writers[rng.choices(list(SHARES), weights=list(SHARES.values()))[0]](rng)
@@ -89,11 +84,6 @@ def _sentence(rng: random.Random) -> list[ChatMessage]:
     return [_message("user", first), _message("assistant", second)]
 
 
-def _paragraph(rng: random.Random) -> list[ChatMessage]:
-    topic, paragraph = rng.choice(_prose())
-    return [_message("user", f"Tell me about {topic}."), _message("assistant", paragraph)]
-
-
 class _Filler:
     """Puts values into slots; a slot that was named keeps its value."""
 
@@ -133,17 +123,6 @@ def _message(role: str, content: str) -> ChatMessage:
 def _phrases() -> dict[str, Any]:
     loaded: dict[str, Any] = yaml.safe_load(files("learning.tiny").joinpath("talk.yaml").read_text(encoding="utf-8"))
     return loaded
-
-
-@cache
-def _prose() -> list[tuple[str, str]]:
-    found = []
-    for topic, text in sorted(topics.items()):
-        for part in re.split(r"\n\s*\n", text):
-            paragraph = " ".join(part.split())
-            if _SENTENCE.fullmatch(paragraph) and not _CODE.search(paragraph):
-                found.append((topic.replace("-", " "), paragraph))
-    return found
 
 
 @cache

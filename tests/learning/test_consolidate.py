@@ -309,3 +309,14 @@ def test_fast_weights_go_from_night_to_night(engine: Engine, here: Settings, mon
     night.consolidate(asked_for(engine, here), here)
     (version, *_) = versions(engine)
     assert [path.parent.name for path in loaded] == [version.sha256]
+
+
+def test_nothing_new_and_everything_again(engine: Engine, here: Settings) -> None:
+    """After an erasure: a night without one new example learns what is left, and is judged on earlier hold-outs."""
+    slept(engine, here)
+    run_id = asked_for(engine, here, strategy="deep", minimum=1, rebuild=True)
+    night.consolidate(run_id, here)
+    run = run_of(engine, run_id)
+    assert run.state == "registered", run.reasons
+    first, again = versions(engine)
+    assert again.manifest["examples"] == first.manifest["examples"]
