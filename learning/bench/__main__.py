@@ -21,7 +21,7 @@ from integrations.huggingface.embedded_base import resolve_base
 from learning import tiny
 from learning.bench import picture
 from learning.bench.data import Limits, stream
-from learning.bench.metrics import figures, over_seeds
+from learning.bench.metrics import figures, over_seeds, paired
 from learning.bench.run import Base, Bench, Outcome
 from learning.bench.scoring import Sizes
 from learning.strategies import DEFAULT, STRATEGIES
@@ -97,6 +97,11 @@ def summary(outcomes: list[Outcome], base: Base, replay_share: float) -> dict[st
     for name, runs in by_stream.items():
         joint = {run.seed: run for run in runs.get("joint", []) if not run.cut}
         streams[name] = {strategy: _figures(found, joint) for strategy, found in runs.items()}
+        plain = {run.seed: run for run in runs.get("replay", []) if not run.cut}
+        for strategy, own in runs.items():
+            pairs = [(run.final, plain[run.seed].final) for run in own if run.seed in plain and not run.cut]
+            if pairs and strategy != "replay":
+                streams[name][strategy]["against_replay"] = paired(pairs)
     strategies: dict[str, Any] = {}
     for strategy in {outcome.strategy: None for outcome in outcomes}:
         found = [streams[name][strategy] for name in streams if strategy in streams[name]]
@@ -151,6 +156,11 @@ def table(found: dict[str, Any]) -> str:
                 f"{strategy:<16}{cells}{figure['loss']:>8.3f}{figure['seconds_per_step'] * 1000:>9.0f}"
                 f"{figure['overhead']:>9.1%}{figure['peak_mb']:>7.0f}" + (" (a seed was cut)" if figure["cut"] else "")
             )
+        for strategy, figure in strategies.items():
+            if "against_replay" in figure:
+                by = figure["against_replay"]
+                interval = f"{by['low']:+.3f} to {by['high']:+.3f}"
+                lines.append(f"{strategy} against replay: {by['mean']:+.3f} average score ({interval})")
     return "\n".join(lines)
 
 

@@ -1,7 +1,10 @@
 """Figures of one run, from R[t][i]: the score on task i after task t (higher is better; None: not taken)."""
 
+import random
+from collections import defaultdict
 from collections.abc import Sequence
 
+Final = Sequence[Sequence[tuple[str, float, int]]]  # of each task's test examples: group, hits, chances
 Matrix = list[list[float | None]]
 CAP = 1.2  # of one task's retention: a task that got better later must not pay for one that was lost
 
@@ -44,6 +47,36 @@ def over_seeds(runs: Sequence[dict[str, float | None]]) -> dict[str, dict[str, f
         values = [value for run in runs if (value := run[name]) is not None]
         found[name] = {"mean": _mean(values), "interval": _half_width(values)}
     return found
+
+
+def paired(runs: Sequence[tuple[Final, Final]], *, resamples: int = 1_000) -> dict[str, float]:
+    """Average score of one strategy minus another's, with its 95 % interval: conversations of each task are drawn with
+    replacement, the same for both, and seeds too."""
+    tasks = [[_by_group(one, other) for one, other in zip(*run, strict=True)] for run in runs]
+    rng = random.Random(0)
+
+    def mean(drawn: bool) -> float:
+        total = 0.0
+        for run in rng.choices(tasks, k=len(tasks)) if drawn else tasks:
+            for groups in run:
+                rows = rng.choices(groups, k=len(groups)) if drawn else groups
+                chances = sum(row[2] for row in rows)
+                total += (sum(row[0] for row in rows) - sum(row[1] for row in rows)) / chances / len(run)
+        return total / len(tasks)
+
+    means = sorted(mean(True) for _ in range(resamples))
+    return {"mean": mean(False), "low": means[int(0.025 * resamples)], "high": means[int(0.975 * resamples)]}
+
+
+def _by_group(
+    one: Sequence[tuple[str, float, int]], other: Sequence[tuple[str, float, int]]
+) -> list[tuple[float, float, int]]:
+    """(hits of one, hits of the other, chances) of every conversation."""
+    found: dict[str, tuple[float, float, int]] = defaultdict(lambda: (0.0, 0.0, 0))
+    for (group, hits, chances), (_, others, _) in zip(one, other, strict=True):
+        before = found[group]
+        found[group] = (before[0] + hits, before[1] + others, before[2] + chances)
+    return list(found.values())
 
 
 _T = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26}

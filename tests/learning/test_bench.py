@@ -16,7 +16,7 @@ from core.errors import BadInput
 from learning.bench import picture, scoring
 from learning.bench.__main__ import summary, table
 from learning.bench.data import Limits, stream
-from learning.bench.metrics import figures, over_seeds
+from learning.bench.metrics import figures, over_seeds, paired
 from learning.bench.run import Base, Bench, Outcome
 from learning.dataset import Example, encode
 from learning.strategies import DEFAULT, STRATEGIES
@@ -140,6 +140,16 @@ class TestFigures:
         assert found["mean"] == pytest.approx(0.2)
         assert found["interval"] == pytest.approx(12.71 * 0.1)
         assert over_seeds([{"x": 0.1}])["x"]["interval"] is None
+
+
+def test_strategies_are_compared_conversation_by_conversation() -> None:
+    worse = [[(f"c{i // 2}", 1.0, 4) for i in range(20)]]
+    better = [[(group, hits + 1, chances) for group, hits, chances in worse[0]]]
+    found = paired([(better, worse), (better, worse)])
+    assert found == {"mean": 0.25, "low": 0.25, "high": 0.25}
+    mixed = [[(group, hits + (2 if group in ("c0", "c1") else 0), chances) for group, hits, chances in worse[0]]]
+    found = paired([(mixed, worse)])
+    assert found["low"] <= 0.0 < found["mean"] == pytest.approx(0.1) < found["high"]
 
 
 def test_labels_are_ranked_as_if_each_stood_alone(base: tuple[Any, Any]) -> None:

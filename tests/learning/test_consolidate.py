@@ -2,6 +2,7 @@
 
 import threading
 import uuid
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,9 @@ from core.settings import Settings
 from core.tables import AdapterVersion, ConsolidationRun, Evaluation, Event, TrainingExample
 from learning import consolidate as night
 from learning.claims import NightTaken
+
+
+TONIGHT = date(2026, 11, 27)
 
 
 @pytest.fixture
@@ -237,7 +241,7 @@ def test_two_clocks_one_night(engine: Engine, here: Settings) -> None:
 
     def tick() -> None:
         with transaction(engine) as session:
-            made.append(claim(session, "customers", here, sequence=0, requested_by="clock") is not None)
+            made.append(claim(session, "customers", here, TONIGHT, sequence=0, requested_by="clock") is not None)
 
     threads = [threading.Thread(target=tick) for _ in range(6)]
     for thread in threads:
@@ -286,7 +290,7 @@ def test_a_deep_night_begins_at_the_base_with_everything(engine: Engine, here: S
     with transaction(engine) as session:
         nights.a_day(session, 24, lesson="Posso ajudar em mais alguma coisa?")
     run_id = asked_for(engine, here, strategy="deep")
-    night.consolidate(run_id, here.model_copy(update={"epochs": 8}))
+    night.consolidate(run_id, here.model_copy(update={"epochs": 8, "retention_target": 0.7}))
     run = run_of(engine, run_id)
     assert run.state == "registered", run.reasons
     old, deep = versions(engine)
