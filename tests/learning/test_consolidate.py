@@ -19,7 +19,6 @@ from core.tables import AdapterVersion, ConsolidationRun, Evaluation, Event, Tra
 from learning import consolidate as night
 from learning.claims import NightTaken
 
-
 TONIGHT = date(2026, 11, 27)
 
 
