@@ -24,7 +24,7 @@ from sqlalchemy import select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from bot import guardrails, outbox, people
+from bot import guardrails, outbox, people, units
 from bot.lanes import Lease
 from bot.recall import Recalled, embed, language_of, recall, recent_turns, search_text
 from bot.router import BASE, Route, Served
@@ -33,8 +33,9 @@ from core import events
 from core.db import transaction
 from core.errors import NpllmError
 from core.messages import InboundMessage, feedback_button
+from core.plans import Audience
 from core.prompts import Language, chat_messages
-from core.tables import Assignment, Conversation, InboundEvent, Message, OutboxItem, new_id, now
+from core.tables import Conversation, InboundEvent, Message, OutboxItem, new_id, now
 from core.text import split_text
 from integrations.openai.model import Reply
 
@@ -55,6 +56,7 @@ class Turn:
     context: str
     language: Language
     ask_consent: bool
+    audience: Audience = "all"
     fixed_reply: str | None = None
     kind: str = "text"
 
@@ -84,7 +86,7 @@ def take_turn(awake: Awake, event_id: int, message: InboundMessage, lane: Lease)
         save(awake, event_id, turn, lane, Generated(turn.fixed_reply, None, None, (), ()), None, Recalled(None))
         return
     found = look_up(awake, turn)
-    route = awake.router.route(turn.context, str(turn.customer_id))
+    route = awake.router.route(turn.context, str(turn.customer_id), turn.audience)
     generated = generate(awake, turn, route, found, on_text=awake.web.writer(message))
     awake.tracer.trace(turn.context, message.text, found.passages, generated.text, _version(generated.served))
     save(awake, event_id, turn, lane, generated, route, found)
@@ -127,6 +129,7 @@ def receive(awake: Awake, event_id: int, message: InboundMessage, lane: Lease) -
             context=conversation.context,
             language=language,
             ask_consent=people.should_ask_consent(customer, message.channel),
+            audience=people.audience_of(customer, message.channel),
         )
         word = people.opt_words(message.text)
         if word == "out":
@@ -241,13 +244,10 @@ def save(
             return
         conversation = session.get_one(Conversation, turn.conversation_id)
         answer = _save_reply(session, turn, conversation, generated, route, found, awake.settings.token_prices)
-        _put_in_outbox(awake, session, turn, conversation, answer)
+        asked = route is not None and _count(session, turn, route, generated)
+        _put_in_outbox(awake, session, turn, conversation, answer, ask_rating=asked)
         if turn.ask_consent:
             _ask_consent(awake, session, turn, conversation)
-        if route is not None and route.rollout_id is not None:
-            _count_assignment(
-                session, turn, route, failed=bool(generated.failures) or generated.served != route.version
-            )
         _handled(event, f"answered:{answer.id}")
 
 
@@ -293,6 +293,7 @@ def _save_reply(
     prices: Mapping[str, tuple[float, float]],
 ) -> Message:
     reply, served = generated.reply, generated.served
+    left = units.left_version(session, conversation.id) if served else None
     asked = session.get_one(Message, turn.message_id)
     answer = Message(
         id=new_id(),
@@ -319,6 +320,8 @@ def _save_reply(
             "flags": list(generated.flags),
             "failures": list(generated.failures),
             "said": reply.text if reply and generated.flags else None,
+            **(units.logged(route) if route else {}),
+            **({"left": left} if left else {}),
         },
         latency_ms=reply.latency_ms if reply else None,
         first_token_ms=reply.first_token_ms if reply else None,
@@ -328,6 +331,11 @@ def _save_reply(
     )
     session.add(answer)
     session.flush()
+    if left:  # the transcript shows where a version that was taken back stopped speaking
+        events.record(
+            session, "version.left", context=answer.context, channel=answer.channel, conversation=conversation.id,
+            message=str(answer.id), left=left, version=answer.version,
+        )  # fmt: skip
     return answer
 
 
@@ -337,9 +345,20 @@ def cost_of(reply: Reply, prices: Mapping[str, tuple[float, float]]) -> float:
     return (reply.prompt_tokens * price_in + reply.completion_tokens * price_out) / 1e6
 
 
-def _put_in_outbox(awake: Awake, session: Session, turn: Turn, conversation: Conversation, answer: Message) -> None:
+def _count(session: Session, turn: Turn, route: Route, generated: Generated) -> bool:
+    """The unit's count; True where the rollout's coin says that this first answer asks for a rating."""
+    failed = generated.served != route.version or "empty" in generated.flags
+    latency = generated.reply.latency_ms if generated.reply else None
+    is_new = units.count_reply(session, turn.customer_id, route, units.Outcome(failed, latency, generated.flags))
+    return is_new and route.solicited
+
+
+def _put_in_outbox(
+    awake: Awake, session: Session, turn: Turn, conversation: Conversation, answer: Message, *, ask_rating: bool
+) -> None:
     """Every part is a row before anything is sent; buttons stand under the last one."""
-    parts = split_text(answer.text, awake.channel(conversation.channel).max_text)
+    text = f"{answer.text}\n\n{guardrails.ASK_RATING[turn.language]}" if ask_rating else answer.text
+    parts = split_text(text, awake.channel(conversation.channel).max_text)
     rateable = answer.kind == "text" and awake.settings.feedback_buttons
     buttons = [[feedback_button(str(answer.id), "up"), "👍"], [feedback_button(str(answer.id), "down"), "👎"]]
     for number, part in enumerate(parts, 1):
@@ -376,19 +395,6 @@ def _ask_consent(awake: Awake, session: Session, turn: Turn, conversation: Conve
             payload={"address": conversation.address, "text": question.text},
         )
     )  # fmt: skip
-
-
-def _count_assignment(session: Session, turn: Turn, route: Route, *, failed: bool) -> None:
-    statement = insert(Assignment).values(
-        rollout_id=route.rollout_id, customer_id=turn.customer_id, epoch=route.epoch, arm=route.arm,
-        probability=route.probability, stage=route.stage, served=1, failed=int(failed),
-    )  # fmt: skip
-    session.execute(
-        statement.on_conflict_do_update(
-            index_elements=["rollout_id", "customer_id", "epoch"],
-            set_={"served": Assignment.served + 1, "failed": Assignment.failed + int(failed)},
-        )
-    )
 
 
 def _permit_training(session: Session, conversation_id: uuid.UUID) -> None:

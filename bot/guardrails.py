@@ -23,6 +23,10 @@ TROUBLE: dict[Language, str] = {
     "pt": "Desculpe, tive um problema para responder agora. Uma pessoa da equipe vai continuar por aqui.",
     "en": "Sorry, I had a problem answering just now. A person of the team will go on from here.",
 }
+ASK_RATING: dict[Language, str] = {
+    "pt": "Esta resposta ajudou? Responda com 👍 ou 👎.",
+    "en": "Was this answer helpful? Reply with 👍 or 👎.",
+}
 CANNOT_READ: dict[Language, str] = {
     "pt": "Ainda não consigo abrir este tipo de mensagem. Pode escrever em texto, por favor?",
     "en": "I cannot open this kind of message yet. Could you write it as text, please?",

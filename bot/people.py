@@ -2,12 +2,14 @@
 
 import uuid
 from datetime import timedelta
+from typing import cast
 
 from sqlalchemy import ColumnElement, or_, select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from core.messages import InboundMessage, Person
+from core.plans import Audience
 from core.prompts import Language
 from core.tables import Conversation, Customer, CustomerIdentity, now
 from core.text import words
@@ -129,3 +131,8 @@ NO_CONSENT: dict[Language, str] = {
     "pt": "Tudo bem, não vou aprender com esta conversa. Posso ajudar em algo?",
     "en": "All right, I will not learn from this conversation. Can I help you with something?",
 }
+
+
+def audience_of(customer: Customer, channel: str) -> Audience:
+    """The circle a person belongs to: employees are internal, others are what `npllm rollout audience` made them."""
+    return "internal" if channel == "slack" else cast(Audience, customer.audience)

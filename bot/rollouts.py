@@ -7,20 +7,20 @@ or two operators one wins, and no state exists without a row that says who made 
 import logging
 import secrets
 import uuid
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
-from bot.router import Served, read_routes
+from bot import units
+from bot.router import Served, holdback_of, read_routes
 from bot.wiring import Awake
 from core import events, registry
 from core.db import transaction
 from core.errors import Conflict, NotFound, NpllmError
-from core.rollouts import ACTIVE, Decision, Plan, Votes, decide
-from core.tables import AdapterVersion, Assignment, Context, Rollout, RolloutEvent, now
+from core.rollouts import ACTIVE, Decision, Plan, decide
+from core.tables import AdapterVersion, Context, Rollout, RolloutEvent, now
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +67,7 @@ def start(
     rollout = Rollout(
         context=version.context, version_id=version.id, against_id=control.id if control else None, mode=plan.mode,
         plan=plan.to_json(), weight=plan.stages[0].weight, salt=secrets.token_hex(8),
+        slow_ms=units.slow_ms(session, version.context, control.name if control else "base"),
     )  # fmt: skip
     session.add(rollout)
     session.flush()
@@ -204,8 +205,9 @@ def guard_all(awake: Awake) -> None:
         except Conflict as error:
             log.info("%s", error)  # somebody else was quicker
         with transaction(awake.engine) as session:
-            routes = read_routes(session, context)
-        live += [served for served in (routes.champion, routes.challenger, routes.control) if served is not None]
+            routes = read_routes(session, context, holdback=awake.settings.holdback_share)
+        served = (routes.champion, routes.challenger, routes.control, routes.holdback)
+        live += [one for one in served if one is not None]
     try:
         awake.models.keep_only(live)
     except NpllmError as error:
@@ -214,10 +216,15 @@ def guard_all(awake: Awake) -> None:
 
 def look(session: Session, rollout: Rollout) -> Decision:
     """What the evidence says of a rollout now."""
+    plan = Plan.from_json(rollout.plan)
+    _, anchor = holdback_of(session, rollout, plan)
+    votes = units.read_votes(
+        session, rollout, anchor=anchor, blue_green=plan.mode == "blue-green", stages=len(plan.stages)
+    )
     return decide(
-        Plan.from_json(rollout.plan),
+        plan,
         rollout.stage,
-        read_votes(session, rollout.id),
+        votes,
         state=rollout.state,
         elapsed=(now() - rollout.stage_started_at).total_seconds(),
         total_elapsed=(now() - rollout.started_at).total_seconds(),
@@ -247,31 +254,6 @@ def act(session: Session, rollout: Rollout, decision: Decision) -> Rollout:
         update(Rollout).where(Rollout.id == rollout.id).values(evidence=evidence | {"reasons": decision.reasons})
     )
     return rollout
-
-
-def read_votes(session: Session, rollout_id: uuid.UUID) -> Votes:
-    """All units of a rollout: those that voted in the order of their votes, and all in the order of assignment."""
-    columns = (Assignment.vote, Assignment.arm, Assignment.probability, Assignment.stage)
-    voted: Sequence[Any] = session.execute(
-        select(*columns)
-        .where(Assignment.rollout_id == rollout_id, Assignment.vote.is_not(None))
-        .order_by(Assignment.voted_at, Assignment.customer_id)
-    ).all()
-    units: Sequence[Any] = session.execute(
-        select(Assignment.arm, Assignment.probability, Assignment.served, Assignment.failed)
-        .where(Assignment.rollout_id == rollout_id)
-        .order_by(Assignment.assigned_at, Assignment.customer_id)
-    ).all()
-    return Votes(
-        y=[row.vote for row in voted],
-        canary=[row.arm == "challenger" for row in voted],
-        w=[row.probability for row in voted],
-        stage=[row.stage for row in voted],
-        assigned_canary=[row.arm == "challenger" for row in units],
-        assigned_w=[row.probability for row in units],
-        served=[row.served for row in units],
-        failed=[row.failed for row in units],
-    )
 
 
 def apply(session: Session, rollout: Rollout, change: Change) -> Rollout:

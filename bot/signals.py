@@ -5,16 +5,16 @@ yet is kept as an orphan and resolved when it is.
 """
 
 import uuid
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
-from bot import people
+from bot import people, units
 from core import events
 from core.messages import InboundEdit, InboundSignal
 from core.reactions import Rating, emoji_rating, slack_rating, stars_rating, text_rating, word_rating
-from core.tables import Assignment, Conversation, Customer, Feedback, Message, OutboxItem, now
+from core.tables import Conversation, Customer, Feedback, Message, OutboxItem, now
 
 UNQUOTED_MINUTES = 30  # how long after an answer a bare emoji is taken to mean it
 UNQUOTED_CONFIDENCE = 0.6
@@ -194,25 +194,7 @@ def _announce(session: Session, feedback: Feedback, answer: Message) -> None:
         signal=feedback.signal,
         raw=feedback.raw,
         version=answer.version,
+        flood=units.is_flood(session, feedback.customer_id),
     )
-    if feedback.superseded_at is None and feedback.value is not None and answer.rollout_id is not None:
-        _vote(session, answer, feedback.customer_id, feedback.value, feedback.given_at)
-
-
-def _vote(session: Session, answer: Message, customer_id: uuid.UUID, value: float, at: datetime) -> None:
-    """The first rating of a unit is its vote; later ones are kept as feedback and do not vote.
-
-    The unit is the person's latest assignment in the rollout at the time of the answer, in the answer's arm.
-    """
-    unit = session.scalar(
-        select(Assignment)
-        .where(
-            Assignment.rollout_id == answer.rollout_id, Assignment.customer_id == customer_id,
-            Assignment.arm == answer.arm, Assignment.assigned_at <= answer.created_at + timedelta(seconds=5),
-        )
-        .order_by(Assignment.assigned_at.desc())
-        .limit(1)
-        .with_for_update()
-    )  # fmt: skip
-    if unit is not None and unit.vote is None:
-        unit.vote, unit.voted_at, unit.vote_message_id = value, now(), answer.id
+    if feedback.superseded_at is None and feedback.value is not None:
+        units.count_vote(session, answer, feedback.customer_id, feedback.value)

@@ -77,7 +77,7 @@ def build(settings: Settings) -> Awake:
         engine=engine,
         redis=client,
         heartbeat=Heartbeat(engine, settings.lease_seconds),
-        router=Router(engine, settings.timezone),
+        router=Router(engine, settings.timezone, holdback=settings.holdback_share, solicit=settings.solicited_share),
         models=Models(settings, engine, store),
         embeddings=embeddings(settings),
         web=(web := WebClient(client)),

@@ -21,6 +21,7 @@ EventType = Literal[
     "consolidation.completed",
     "version.registered",
     "version.retired",
+    "version.left",
     "rollout.started",
     "rollout.advanced",
     "rollout.held",

@@ -24,7 +24,7 @@ __all__ = [
     "held_back", "judge", "preset_for", "read_plan", "solicits", "weigh",
 ]  # fmt: skip
 
-Arm = Literal["base", "champion", "challenger"]
+Arm = Literal["base", "champion", "challenger", "holdback"]
 Action = Literal["wait", "advance", "promote", "hold", "rollback"]
 Anchor = Literal["control", "holdback", "none"]
 Stop = Literal["hash-mismatch", "non-finite", "load-failure"]

@@ -121,6 +121,10 @@ class Settings(BaseSettings):
     review_sample: float = Field(0.05, ge=0, le=1)
     operator_password: SecretStr | None = None
 
+    # Rollouts
+    holdback_share: float = Field(0.05, ge=0, le=0.2)
+    solicited_share: float = Field(0.08, ge=0, le=0.2)
+
     # Night
     sleep_hours: str = "02:00-06:00"
     sleep_idle_minutes: float = Field(15.0, ge=0)

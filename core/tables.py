@@ -106,13 +106,14 @@ class Customer(Base):
     context: Mapped[str] = mapped_column(references("contexts.name"))
     name: Mapped[str | None]
     language: Mapped[str | None]
+    audience: Mapped[str] = mapped_column(server_default="all")
     consent: Mapped[str] = mapped_column(server_default="unknown")
     consent_at: Mapped[datetime | None]
     consent_asked_at: Mapped[datetime | None]
     opted_out_at: Mapped[datetime | None]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
-    __table_args__ = (one_of("consent", "unknown", "granted", "denied"),)
+    __table_args__ = (one_of("consent", "unknown", "granted", "denied"), one_of("audience", "internal", "beta", "all"))
 
 
 class CustomerIdentity(Base):
@@ -539,6 +540,8 @@ class Rollout(Base):
     salt: Mapped[str]
     evidence: Mapped[dict[str, Any]] = mapped_column(server_default=sql("'{}'::jsonb"))
     reason: Mapped[str | None]
+    slow_ms: Mapped[float | None]
+    failed_in_a_row: Mapped[int] = mapped_column(server_default=sql("0"))
     row_version: Mapped[int] = mapped_column(server_default=sql("1"))
     started_at: Mapped[datetime] = mapped_column(server_default=func.now())
     stage_started_at: Mapped[datetime] = mapped_column(server_default=func.now())
@@ -572,7 +575,10 @@ class RolloutEvent(Base):
 
 
 class Assignment(Base):
-    """One unit of a rollout: a person in an epoch, the arm drawn for them, and their one vote."""
+    """One unit of a rollout: a person in an epoch, the arm drawn for them, and their one vote.
+
+    `arm`, `probability`, `holdback` and `stage` are those of the unit's first answer, `vote_*` those of the rated one.
+    """
 
     __tablename__ = "assignments"
 
@@ -585,13 +591,20 @@ class Assignment(Base):
     assigned_at: Mapped[datetime] = mapped_column(server_default=func.now())
     served: Mapped[int] = mapped_column(server_default=sql("0"))
     failed: Mapped[int] = mapped_column(server_default=sql("0"))
+    slow: Mapped[int] = mapped_column(server_default=sql("0"))
+    unsafe: Mapped[int] = mapped_column(server_default=sql("0"))
+    holdback: Mapped[float] = mapped_column(server_default=sql("0"))
+    solicited: Mapped[bool] = mapped_column(server_default=sql("false"))
     vote: Mapped[float | None]
     voted_at: Mapped[datetime | None]
     vote_message_id: Mapped[uuid.UUID | None]
+    vote_arm: Mapped[str | None]
+    vote_probability: Mapped[float | None]
+    vote_stage: Mapped[int | None]
 
     __table_args__ = (
         Index("ix_assignments_votes", "rollout_id", "voted_at", postgresql_where=sql("vote IS NOT NULL")),
-        one_of("arm", "base", "champion", "challenger"),
+        one_of("arm", "base", "champion", "challenger", "holdback"),
     )
 
 

@@ -175,6 +175,8 @@ def make_settings(**values: Any) -> Settings:
         "slack_signing_secret": "slack-secret",
         "slack_bot_token": "xoxb-test",
         "lease_seconds": 2.0,
+        "holdback_share": 0.0,  # people's ids are random: who is held back would be, too
+        "solicited_share": 0.0,
     }
     return Settings(**{**defaults, **values})
 

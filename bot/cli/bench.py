@@ -56,6 +56,22 @@ def reply(concurrency: int | None, replies: int, as_json: bool) -> None:
 
 
 @bench.command()
+@click.option("--calls", type=click.IntRange(20, 100_000), default=1_000, show_default=True, help="Of each kind.")
+@as_json_option
+def router(calls: int, as_json: bool) -> None:
+    """What route and dispatch cost over a direct call, and what storing the turn before the reply costs."""
+    from bot.bench import router as it
+
+    found = it.run(calls=calls)
+    if as_json:
+        print_json(found)
+        return
+    for name in ("direct", "routed", "stored"):
+        over = f", {found['overhead'][f'{name}_ms']:.3f} ms over direct" if name != "direct" else ""
+        click.echo(f"{name}: p50 {found[name]['p50_ms']:.3f} ms, p99 {found[name]['p99_ms']:.3f} ms{over}")
+
+
+@bench.command()
 @click.option("--rows", type=click.IntRange(2_000), default=100_000, show_default=True)
 @click.option("--seed", type=int, default=1, show_default=True)
 @click.option("--data", type=click.Path(exists=True, path_type=Path), default=None, help="pt_retrieval.jsonl.gz")

@@ -13,7 +13,7 @@ from bot.review import queue
 from core.db import transaction
 from core.errors import BadInput, Conflict, NpllmError
 from core.settings import Settings
-from core.tables import AnnotationItem, now
+from core.tables import AnnotationItem, Message, now
 
 
 def review_pages(settings: Settings, engine: Engine, login: Login) -> APIRouter:
@@ -25,7 +25,15 @@ def review_pages(settings: Settings, engine: Engine, login: Login) -> APIRouter:
         reviewer = login.require(request)
         with transaction(engine) as session:
             item = _current(session, reviewer)
-            return page(request, "review.html", reviewer=reviewer, item=item, **_counts(session), error=None)
+            return page(
+                request,
+                "review.html",
+                reviewer=reviewer,
+                item=item,
+                left=_left(session, item),
+                **_counts(session),
+                error=None,
+            )
 
     @router.post("/review/next")
     def claim(request: Request) -> Response:
@@ -58,9 +66,16 @@ def review_pages(settings: Settings, engine: Engine, login: Login) -> APIRouter:
     def _again(request: Request, reviewer: str, error: NpllmError) -> HTMLResponse:
         with transaction(engine) as session:
             item = _current(session, reviewer)
-            counts = _counts(session)
+            counts, left = _counts(session), _left(session, item)
             return page(
-                request, "review.html", status=error.status, reviewer=reviewer, item=item, **counts, error=error
+                request,
+                "review.html",
+                status=error.status,
+                reviewer=reviewer,
+                item=item,
+                left=left,
+                **counts,
+                error=error,
             )
 
     return router
@@ -72,6 +87,11 @@ def _current(session: Session, reviewer: str) -> AnnotationItem | None:
         AnnotationItem.state == "claimed", AnnotationItem.claimed_by == reviewer, AnnotationItem.claimed_until > now()
     )
     return session.scalar(claimed.order_by(AnnotationItem.claimed_until).limit(1))
+
+
+def _left(session: Session, item: AnnotationItem | None) -> str | None:
+    """The version that spoke before this answer in its conversation, where it had been taken back."""
+    return session.scalar(select(Message.route["left"].astext).where(Message.id == item.message_id)) if item else None
 
 
 def _counts(session: Session) -> dict[str, int]:

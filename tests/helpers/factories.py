@@ -217,12 +217,15 @@ def make_unit(
     at: datetime | None = None,
     customer: Customer | None = None,
     epoch: str = "stage-0",
+    **facts: Any,
 ) -> Assignment:
     """One person of a rollout, and perhaps their vote."""
     customer = customer or make_customer(session)
     unit = Assignment(
         rollout_id=rollout_id, customer_id=customer.id, epoch=epoch, arm=arm, probability=probability, stage=stage,
         served=served, failed=failed, vote=vote, voted_at=(at or now()) if vote is not None else None,
+        **({"vote_arm": arm, "vote_probability": probability, "vote_stage": stage} if vote is not None else {}),
+        **facts,
     )  # fmt: skip
     session.add(unit)
     return unit
@@ -242,6 +245,7 @@ def make_votes(
         Assignment(
             rollout_id=rollout_id, customer_id=customer.id, epoch=f"stage-{stage}",
             arm="challenger" if drawn else "champion", probability=weight, stage=stage, served=1, failed=0,
+            vote_arm="challenger" if drawn else "champion", vote_probability=weight, vote_stage=stage,
             vote=float(rng.random() < (challenger if drawn else control)), voted_at=start + timedelta(seconds=i),
             assigned_at=start + timedelta(seconds=i),
         )

@@ -1,0 +1,208 @@
+"""The units of rollouts: a person in an epoch, the arm drawn for them, what happened to it, and its one vote.
+
+What a unit was drawn with is written when its first answer is; what it voted, with the arm, the probability and the
+stage of the answer that was rated. Both are facts of the time of serving: a rating that comes a month later, or
+after the weight changed, counts with the weight its answer was drawn with (or not at all, once its rollout ended).
+"""
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import case, func, select, text, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from bot.router import Route
+from core.rollouts import Anchor, Votes, anchor_weight
+from core.tables import AdapterVersion, Assignment, Feedback, Message, Rollout, now
+
+FLOOD = 5  # ratings of one person on one day; more are flagged
+HARMLESS = frozenset({"empty", "no_model", "cut"})  # flags of a guard that are no question of safety
+SLOW_SHARE = 0.95  # a reply is slow beyond this share of the control's replies
+SLOW_LEAST = 20  # replies of the control without which nothing is called slow
+_SLOW = text("""
+    SELECT percentile_cont(:share) WITHIN GROUP (ORDER BY latency_ms) FROM (
+        SELECT latency_ms FROM npllm.messages
+        WHERE context = :context AND direction = 'out' AND version = :version AND latency_ms IS NOT NULL
+          AND created_at > now() - interval '7 days'
+        ORDER BY created_at DESC LIMIT 2000
+    ) latest HAVING count(*) >= :least
+""")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one reply went.
+
+    Attributes:
+        failed: its version gave none, or an empty one, and another answered.
+        flags: what the guard stopped.
+    """
+
+    failed: bool
+    latency_ms: float | None
+    flags: Sequence[str] = ()
+
+    @property
+    def unsafe(self) -> bool:
+        return any(flag.split(":")[0] not in HARMLESS for flag in self.flags)
+
+
+def logged(route: Route) -> dict[str, Any]:
+    """What of a route is kept on the answer, beside arm and probability: enough to let it vote later."""
+    if route.rollout_id is None:
+        return {}
+    return {"arm": route.arm, "epoch": route.epoch, "stage": route.stage}
+
+
+def left_version(session: Session, conversation_id: uuid.UUID) -> str | None:
+    """The version of the conversation's latest answer, where it has been taken back since: this turn leaves it."""
+    latest = (
+        select(Message.adapter_version_id)
+        .where(Message.conversation_id == conversation_id, Message.direction == "out", Message.version.is_not(None))
+        .order_by(Message.id.desc())
+        .limit(1)
+        .scalar_subquery()
+    )
+    return session.scalar(
+        select(AdapterVersion.name).where(AdapterVersion.id == latest, AdapterVersion.state == "quarantined")
+    )
+
+
+def count_reply(session: Session, customer_id: uuid.UUID, route: Route, outcome: Outcome) -> bool:
+    """One reply served: the unit is written with its first one; later ones of the same arm add to its counts.
+
+    Returns True where this was the first.
+    """
+    if route.rollout_id is None:
+        return False
+    slow = route.slow_ms is not None and not outcome.failed and (outcome.latency_ms or 0.0) > route.slow_ms
+    counts = {"served": 1, "failed": int(outcome.failed), "slow": int(slow), "unsafe": int(outcome.unsafe)}
+    statement = insert(Assignment).values(
+        rollout_id=route.rollout_id, customer_id=customer_id, epoch=route.epoch, arm=route.arm,
+        probability=route.probability, holdback=route.holdback, stage=route.stage, solicited=route.solicited, **counts,
+    )  # fmt: skip
+    same_arm = Assignment.arm == statement.excluded.arm  # a unit that joined the challenger meanwhile is no evidence
+    is_new = session.scalar(
+        statement.on_conflict_do_update(
+            index_elements=["rollout_id", "customer_id", "epoch"],
+            set_={
+                name: getattr(Assignment, name) + case((same_arm, statement.excluded[name]), else_=0) for name in counts
+            },
+        ).returning(text("xmax = 0"))  # Postgres: no older version of the row, so it was inserted
+    )
+    if route.arm == "challenger":
+        _count_failures_in_a_row(session, route.rollout_id, outcome.failed)
+    return bool(is_new)
+
+
+def _count_failures_in_a_row(session: Session, rollout_id: uuid.UUID, failed: bool) -> None:
+    """The row is written only where it changes: a success after a success costs nothing."""
+    statement = update(Rollout).where(Rollout.id == rollout_id)
+    if failed:
+        session.execute(statement.values(failed_in_a_row=Rollout.failed_in_a_row + 1))
+    else:
+        session.execute(statement.where(Rollout.failed_in_a_row > 0).values(failed_in_a_row=0))
+
+
+def count_hand_over(session: Session, answer: Message) -> None:
+    """The conversation went to a person after this answer: the guard on safety and hand-over counts it."""
+    if answer.rollout_id is None or answer.arm is None or "epoch" not in answer.route:
+        return
+    session.execute(
+        update(Assignment)
+        .where(*_unit_of(answer, answer.customer_id), Assignment.arm == answer.arm)
+        .values(unsafe=Assignment.unsafe + 1)
+    )
+
+
+def count_vote(session: Session, answer: Message, customer_id: uuid.UUID, value: float) -> bool:
+    """The first rating of a unit is its vote, by the arm that answered; True where this was it.
+
+    A changed or removed rating leaves the vote as it stands, and a rating of an answer that another version had to
+    give is no vote. Whoever answered, only the person who was answered votes.
+    """
+    if answer.rollout_id is None or answer.arm is None or "epoch" not in answer.route:
+        return False
+    voted = session.execute(
+        update(Assignment)
+        .where(*_unit_of(answer, customer_id), Assignment.vote.is_(None))
+        .values(
+            vote=value, voted_at=now(), vote_message_id=answer.id, vote_arm=answer.arm,
+            vote_probability=answer.assignment_probability, vote_stage=answer.route["stage"],
+        )
+    )  # fmt: skip
+    return bool(voted.rowcount)  # type: ignore[attr-defined]
+
+
+def _unit_of(answer: Message, customer_id: uuid.UUID) -> tuple[Any, ...]:
+    return (
+        Assignment.rollout_id == answer.rollout_id,
+        Assignment.customer_id == customer_id,
+        Assignment.epoch == answer.route["epoch"],
+    )
+
+
+def is_flood(session: Session, customer_id: uuid.UUID) -> bool:
+    """Whether this person has rated more than `FLOOD` answers within a day."""
+    rated = session.scalar(
+        select(func.count(func.distinct(Feedback.message_id))).where(
+            Feedback.customer_id == customer_id, Feedback.value.is_not(None),
+            Feedback.created_at > func.now() - text("interval '1 day'"),
+        )
+    )  # fmt: skip
+    return (rated or 0) > FLOOD
+
+
+def slow_ms(session: Session, context: str, version: str) -> float | None:
+    """The control's 95th percentile, of its latest replies; None while there are too few."""
+    facts = {"context": context, "version": version, "share": SLOW_SHARE, "least": SLOW_LEAST}
+    found = session.scalar(_SLOW, facts)
+    return None if found is None else float(found)
+
+
+def read_votes(session: Session, rollout: Rollout, *, anchor: Anchor, blue_green: bool, stages: int) -> Votes:
+    """All units of a rollout's stages: those that voted in the order of their votes, all in that of assignment.
+
+    Args:
+        anchor: what stands for the frozen base.
+        blue_green: the challenger is compared with the held back in everything: nobody else is left.
+        stages: how many the plan has; units after the last belong to the watch over a promoted version.
+    """
+    a = Assignment
+    voted: Sequence[Any] = session.execute(
+        select(a.vote, a.vote_arm, a.vote_probability, a.holdback, a.vote_stage, a.solicited)
+        .where(a.rollout_id == rollout.id, a.vote.is_not(None), a.vote_stage < stages)
+        .order_by(a.voted_at, a.customer_id)
+    ).all()
+    units: Sequence[Any] = session.execute(
+        select(a.arm, a.probability, a.holdback, a.served, a.failed, a.slow, a.unsafe)
+        .where(a.rollout_id == rollout.id, a.stage < stages)
+        .order_by(a.assigned_at, a.customer_id)
+    ).all()
+    arms = [row for row in voted if row.vote_arm != "holdback"]
+    anchored = [row for row in voted if row.vote_arm in ("challenger", "holdback") and row.holdback > 0]
+    if blue_green:
+        units = [row for row in units if row.holdback > 0]
+    else:
+        units = [row for row in units if row.arm != "holdback"]
+    return Votes(
+        y=[row.vote for row in arms],
+        canary=[row.vote_arm == "challenger" for row in arms],
+        w=[row.vote_probability for row in arms],
+        stage=[row.vote_stage for row in arms],
+        solicited=[row.solicited for row in arms],
+        assigned_canary=[row.arm == "challenger" for row in units],
+        assigned_w=[anchor_weight(row.probability, row.holdback) if blue_green else row.probability for row in units],
+        served=[row.served for row in units],
+        failed=[row.failed for row in units],
+        slow=[row.slow for row in units],
+        unsafe=[row.unsafe for row in units],
+        anchor=anchor,
+        anchor_y=[row.vote for row in anchored],
+        anchor_canary=[row.vote_arm == "challenger" for row in anchored],
+        anchor_w=[anchor_weight(row.vote_probability, row.holdback) for row in anchored],
+        failures_in_a_row=rollout.failed_in_a_row,
+    )
