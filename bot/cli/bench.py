@@ -72,6 +72,25 @@ def router(calls: int, as_json: bool) -> None:
 
 
 @bench.command()
+@click.option("--examples", type=click.IntRange(10), default=200, show_default=True, help="New ones to learn.")
+@as_json_option
+def night(examples: int, as_json: bool) -> None:
+    """One whole night with so many new examples, on a ledger of its own."""
+    from bot.bench import night as it
+
+    found = it.run(examples=examples)
+    if as_json:
+        print_json(found)
+        return
+    click.echo(
+        f"{found['examples']} examples ({found['strategy']}): {found['state']} after {found['seconds']:.0f} s, of which"
+        f" {found['training_seconds']} s of training; {found['peak_memory_mb']} MB at most"
+    )
+    for reason in found["reasons"]:
+        click.echo(f"  {reason}")
+
+
+@bench.command()
 @click.option("--rows", type=click.IntRange(2_000), default=100_000, show_default=True)
 @click.option("--seed", type=int, default=1, show_default=True)
 @click.option("--data", type=click.Path(exists=True, path_type=Path), default=None, help="pt_retrieval.jsonl.gz")
