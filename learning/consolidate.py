@@ -15,17 +15,19 @@ ends the night. So a night killed anywhere leaves one registered version or none
 import dataclasses
 import logging
 import shutil
+import time
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine, func, select
 from sqlalchemy.orm import Session
 
 from core import artifacts, events, registry
 from core.db import get_engine, transaction
 from core.errors import NightError, SettingError
+from core.schedule import Schedule, schedule_of
 from core.settings import Settings
 from core.tables import AdapterVersion, ConsolidationRun, Evaluation, TrainingExample, now
 from integrations.huggingface.embedded_base import BaseModel, resolve_base
@@ -60,6 +62,7 @@ class Night:
     strategy: Strategy
     seed: int
     minimum: int
+    schedule: Schedule
     base: BaseModel
     folder: Path
     champion: AdapterVersion | None
@@ -125,6 +128,8 @@ def _open(claim: Claim, engine: Engine, settings: Settings) -> Night:
         run = claim.fence(session)
         champion = registry.champion(session, run.context)
         context, strategy, seed, options = run.context, find(run.strategy), run.seed, run.options
+        row = registry.get_context(session, context)
+        schedule = schedule_of(settings, row.preset, row.overrides)
         events.record(session, "learning.triggered", context=context, run=str(run.id), strategy=strategy.name)
         starter = session.scalar(
             select(AdapterVersion).where(
@@ -148,7 +153,8 @@ def _open(claim: Claim, engine: Engine, settings: Settings) -> Night:
         context=context,
         strategy=strategy,
         seed=seed,
-        minimum=int(options.get("minimum") or settings.sleep_minimum_examples),
+        minimum=int(options.get("minimum") or schedule.minimum),
+        schedule=schedule,
         base=base,
         folder=folder,
         champion=champion,
@@ -163,7 +169,9 @@ def _curate(night: Night) -> None:
         if run.stage == "scheduled":
             if night.champion is not None and night.champion.source == "starter":
                 ensure_starter_examples(session, night.context)
-            run.funnel = curate(session, night.context, run.id, night.settings, seed=night.seed)
+            run.funnel = curate(
+                session, night.context, run.id, night.settings, seed=night.seed, limit=night.schedule.max_examples
+            )
             run.stage = "curated"
 
 
@@ -244,9 +252,12 @@ def _train(night: Night, material: Material) -> None:
         holdout=rows(material.held_out) if len(material.held_out) >= 30 else [],
         memory=_memory(night, folder, adapted, rows(material.known), tokenizer.pad_token_id),
         strength=strength, pad_id=tokenizer.pad_token_id, recipe=recipe, report=report,
-        checkpoint=night.folder / "checkpoint.pt",
+        checkpoint=night.folder / "checkpoint.pt", deadline=time.monotonic() + night.schedule.seconds,
     )  # fmt: skip
     result = learned.result
+    if result.out_of_time:
+        limit = f"It stopped at its limit of {night.schedule.seconds / 60:.0f} minutes"
+        night.claim.tell(stopped=f"{limit}, after step {len(result.losses)} of {result.steps}.")
     facts = _facts(night, material) | {
         "training": {**dataclasses.asdict(recipe), "seconds": round(result.seconds, 1), "steps": result.steps,
                      "best_step": result.best_step, "penalty_share": round(result.penalty_share, 4),
@@ -366,6 +377,13 @@ def _register(night: Night, material: Material, evaluations: list[Evaluation]) -
     location = night.store.put(night.sealed, context=night.context, sha256=sha256)
     with transaction(night.engine) as session:
         run = night.claim.fence(session)
+        if _erased_meanwhile(session, night, manifest["examples"]):
+            night.store.remove(location)
+            shutil.rmtree(night.folder, ignore_errors=True)
+            raise NightError(
+                "Data that it trained on was erased meanwhile: nothing is registered.",
+                "The next night learns what is left.",
+            )
         version = registry.register(
             session, context=night.context, source="night", location=location, sha256=sha256, manifest=manifest,
             parent_id=night.parent.id if night.parent else None, run_id=run.id,
@@ -377,6 +395,17 @@ def _register(night: Night, material: Material, evaluations: list[Evaluation]) -
         _close(session, run, "registered", [], evaluations, version=version.name)
     shutil.rmtree(night.folder, ignore_errors=True)
     return "registered"
+
+
+def _erased_meanwhile(session: Session, night: Night, trained: list[str]) -> bool:
+    """Whether an example that is in these weights, or a version below them, was taken away since the night began."""
+    there = session.scalar(
+        select(func.count()).select_from(TrainingExample).where(
+            TrainingExample.context == night.context, TrainingExample.sha256.in_(trained)
+        )
+    )  # fmt: skip
+    parent = session.get(AdapterVersion, night.parent.id) if night.parent else None
+    return there != len(trained) or (parent is not None and parent.state == "retired")
 
 
 def _end(

@@ -74,6 +74,7 @@ class Result:
     penalty_seconds: float = 0.0
     penalty_share: float = 0.0
     stopped_early: bool = False
+    out_of_time: bool = False
 
 
 def train(
@@ -131,7 +132,7 @@ def train(
 
     for step in range(first_step, len(plan)):
         if deadline is not None and time.monotonic() > deadline:
-            result.stopped_early = True
+            result.stopped_early = result.out_of_time = True
             break
         for group in optimiser.param_groups:
             group["lr"] = recipe.learning_rate * schedule(step, len(plan), recipe.warmup)

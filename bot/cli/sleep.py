@@ -192,6 +192,8 @@ def sentence(facts: dict) -> str:
             line += f" step {p['step']}/{p['steps']}, loss {p['loss']}, {p.get('seconds_left', 0):.0f} s left"
     if p.get("retention") is not None and facts["state"] in OVER:
         line += f", gain {p['gain']:+.3f} nats, retention {p['retention']:.1%}"
+    if p.get("stopped"):
+        line += f". {p['stopped']}"
     if p.get("version"):
         line += f", {p['version']}"
     return line + (f" ({'; '.join(facts['reasons'])})" if facts["reasons"] else "")

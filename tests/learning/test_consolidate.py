@@ -323,3 +323,29 @@ def test_nothing_new_and_everything_again(engine: Engine, here: Settings) -> Non
     assert run.state == "registered", run.reasons
     first, again = versions(engine)
     assert again.manifest["examples"] == first.manifest["examples"]
+
+
+def test_a_night_stops_at_its_limit_and_says_so(engine: Engine, here: Settings) -> None:
+    run = slept(engine, here.model_copy(update={"sleep_max_minutes": 1e-6}))
+    assert "limit" in run.progress["stopped"]
+    assert "after step 0 of" in run.progress["stopped"]
+    assert run.state == "refused"  # nothing learned, nothing registered
+
+
+def test_what_was_erased_while_a_night_trained_is_in_no_version(
+    engine: Engine, here: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register = night._register
+
+    def after_an_erasure(*arguments: Any) -> str:
+        with transaction(engine) as session:
+            session.delete(session.scalars(select(TrainingExample).where(TrainingExample.split == "train")).first())
+        return register(*arguments)
+
+    monkeypatch.setattr(night, "_register", after_an_erasure)
+    run = slept(engine, here)
+    assert run.state == "failed"
+    assert "erased" in run.reasons[0]
+    assert versions(engine) == []
+    assert not list((here.data_dir / "adapters").rglob("*.safetensors"))
+    assert not list((here.data_dir / "nights").rglob("*.safetensors"))
