@@ -250,6 +250,8 @@ def act(session: Session, rollout: Rollout, decision: Decision) -> Rollout:
         return apply(session, rollout, change)
     if decision.action == "hold" and rollout.state == "running":
         return apply(session, rollout, Change("hold", CONTROLLER, reason, "held", "rollout.held", evidence=evidence))
+    if decision.action == "resume":
+        return apply(session, rollout, Change("resume", CONTROLLER, reason, "running", evidence=evidence))
     session.execute(
         update(Rollout).where(Rollout.id == rollout.id).values(evidence=evidence | {"reasons": decision.reasons})
     )

@@ -12,6 +12,7 @@ Arrays are one entry per vote, in the order of the votes:
     w        the probability of the challenger at assignment
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -95,13 +96,13 @@ def interval(total: float, votes: int) -> Interval:
         return Interval(None, 0.0, 1.0, 0)
     z, rate = 1.96, total / votes
     centre = (rate + z * z / (2 * votes)) / (1 + z * z / votes)
-    half = z / (1 + z * z / votes) * np.sqrt(rate * (1 - rate) / votes + z * z / (4 * votes * votes))
-    return Interval(rate, float(max(0.0, centre - half)), float(min(1.0, centre + half)), votes)
+    half = z / (1 + z * z / votes) * math.sqrt(rate * (1 - rate) / votes + z * z / (4 * votes * votes))
+    return Interval(rate, max(0.0, centre - half), min(1.0, centre + half), votes)
 
 
 def least_favourable(base: Array, w: Array, margin: float) -> Array:
     """For each (base rate, w): the q that minimises w KL(base | q - margin) + (1 - w) KL(base | q)."""
-    return np.array([_projection(float(p), float(a), margin) for p, a in zip(base, w, strict=True)])
+    return np.array([_projection(p, a, margin) for p, a in zip(base.tolist(), w.tolist(), strict=True)])
 
 
 @lru_cache(maxsize=100_000)

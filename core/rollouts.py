@@ -9,33 +9,35 @@ changes the state.
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from core import evidence
 from core.plans import HOUR, PRESETS, Mode, Plan, Stage, preset_for, read_plan
 
 __all__ = [
-    "ACTIVE", "PRESETS", "Action", "Arm", "Decision", "Mode", "Plan", "Stage", "Votes", "assign", "decide", "epoch_of",
-    "held_back", "judge", "preset_for", "read_plan", "solicits", "weigh",
+    "ACTIVE", "PRESETS", "Action", "Arm", "Decision", "Mode", "Plan", "Stage", "Votes", "Weighed", "assign", "decide",
+    "epoch_of", "held_back", "judge", "preset_for", "read_plan", "solicits", "weigh",
 ]  # fmt: skip
 
 Arm = Literal["base", "champion", "challenger", "holdback"]
-Action = Literal["wait", "advance", "promote", "hold", "rollback"]
+Action = Literal["wait", "advance", "promote", "hold", "resume", "rollback"]
 Anchor = Literal["control", "holdback", "none"]
 Stop = Literal["hash-mismatch", "non-finite", "load-failure"]
 
 ACTIVE = ("running", "paused", "held")
-# Chances of a false rollback over a whole rollout: 0.02 + 0.01 + 0.005 + 0.005, and 0.01 for drift after it: 0.05.
+# Chances of a false rollback over a whole rollout: 0.02 for what people say, 0.004 for the technical guards together
+# (at 0.01 + 0.005 + 0.005 they made 14 of 1,000 harmless rollouts fail), and 0.01 for drift after the promotion.
 HARM_ROLLBACK = 50.0  # alpha = 0.02
 HARM_HOLD = 20.0
-ERRORS_ROLLBACK = 100.0  # alpha = 0.01
-SLOW_ROLLBACK = 200.0  # alpha = 0.005
-UNSAFE_ROLLBACK = 200.0  # alpha = 0.005
+HARM_RELEASE = 10.0  # what was held for harm goes on when the evidence has halved: no flapping around one number
+ERRORS_ROLLBACK = 500.0  # alpha = 0.002
+SLOW_ROLLBACK = 1000.0  # alpha = 0.001
+UNSAFE_ROLLBACK = 1000.0  # alpha = 0.001
 GUARD_OPEN = 20.0  # nothing advances while a technical guard stands this high
 PROMOTE = 20.0  # alpha = 0.05
 SAMPLE_RATIO_HOLD = 1000.0  # alpha = 0.001
@@ -128,7 +130,7 @@ def anchor_weight(weight: float, holdback: float) -> float:
 
 def epoch_of(plan: Plan, stage: int, at: datetime) -> str:
     """The epoch of an instant (in the context's time zone)."""
-    return f"stage-{stage}" if plan.epoch == "stage" else f"{at:%Y-%m-%d}"
+    return f"stage-{stage}" if plan.epoch == "stage" else at.date().isoformat()
 
 
 def _place(key: str) -> float:
@@ -150,43 +152,72 @@ def decide(plan: Plan, stage: int, votes: Votes, *, state: str, elapsed: float, 
 
 def weigh(plan: Plan, stage: int, votes: Votes) -> dict[str, Any]:
     """The figures of a rollout: every evidence now, and what people said of both arms."""
-    by_stage: ArrayLike = votes.stage
-    if plan.mode == "blue-green":  # all traffic is the challenger's: only the held back are left to compare with
-        rated: tuple[Any, ...] = (votes.anchor_y, votes.anchor_canary, votes.anchor_w)
-        by_stage = [stage] * len(votes.anchor_y)
-    else:
-        rated = (votes.y, votes.canary, votes.w)
-    y, w = (np.asarray(values, dtype=float) for values in (rated[0], rated[2]))
-    canary = np.asarray(rated[1], dtype=bool)
-    historic = plan.historic
-    harm = evidence.harm(y, canary, w, historic=historic)
-    here = np.asarray(by_stage, dtype=int) == stage
-    asked = np.asarray(votes.solicited, dtype=bool) if len(votes.solicited) == len(y) else np.zeros(len(y), dtype=bool)
-    anchor = None
-    if votes.anchor == "control":
-        anchor = evidence.no_worse(y, canary, w, margin=plan.anchor_margin, historic=historic)
-    elif votes.anchor == "holdback":
-        anchor = evidence.no_worse(
-            votes.anchor_y, votes.anchor_canary, votes.anchor_w, margin=plan.anchor_margin, historic=historic
-        )
-    last = evidence.last
-    return {
-        "harm": last(harm),
-        "harm_highest": float(harm.max()) if len(harm) else 1.0,
-        "no_worse": last(
-            evidence.no_worse(y[here], canary[here], w[here], margin=plan.stages[stage].margin, historic=historic)
-        ),
-        "anchor": None if anchor is None else last(anchor),
-        "sample_ratio": last(evidence.sample_ratio(votes.assigned_canary, votes.assigned_w)),
-        "rating_ratio": last(evidence.sample_ratio(canary, w)),
-        "harm_solicited": last(evidence.harm(y[asked], canary[asked], w[asked], historic=historic)),
-        "errors": _guard(votes, votes.failed, historic=0.01),
-        "slow": _guard(votes, votes.slow, historic=0.05),
-        "unsafe": _guard(votes, votes.unsafe, historic=0.02),
-        "challenger": asdict(evidence.interval(float(y[canary].sum()), int(canary.sum()))),
-        "control": asdict(evidence.interval(float(y[~canary].sum()), int((~canary).sum()))),
-        "stage_votes": int(np.sum(here & canary)),
-    }
+    return Weighed(plan, stage, votes).figures()
+
+
+class Weighed:
+    """Every evidence of a rollout, after each of its votes and units.
+
+    What was known after the first n votes is the beginning of what is known now, so one pass gives every look there
+    ever was: the controller reads the last one, a simulation all of them.
+    """
+
+    def __init__(self, plan: Plan, stage: int, votes: Votes) -> None:
+        by_stage: ArrayLike = votes.stage
+        if plan.mode == "blue-green":  # all traffic is the challenger's: only the held back are left to compare with
+            rated: tuple[Any, ...] = (votes.anchor_y, votes.anchor_canary, votes.anchor_w)
+            by_stage = [stage] * len(votes.anchor_y)
+        else:
+            rated = (votes.y, votes.canary, votes.w)
+        y, w = (np.asarray(values, dtype=float) for values in (rated[0], rated[2]))
+        canary = np.asarray(rated[1], dtype=bool)
+        here = np.asarray(by_stage, dtype=int) == stage
+        margin, historic = plan.stages[stage].margin, plan.historic
+        self._harm = evidence.harm(y, canary, w, historic=historic)
+        self._highest = np.maximum.accumulate(self._harm) if len(y) else self._harm
+        self._no_worse = evidence.no_worse(y[here], canary[here], w[here], margin=margin, historic=historic)
+        self._rating_ratio = evidence.sample_ratio(canary, w)
+        self._sample_ratio = evidence.sample_ratio(votes.assigned_canary, votes.assigned_w)
+        asked = np.zeros(len(y), dtype=bool)
+        if len(votes.solicited) == len(y):
+            asked = np.asarray(votes.solicited, dtype=bool)
+        self._solicited = evidence.harm(y[asked], canary[asked], w[asked], historic=historic)
+        self._anchor, self._anchored = None, votes.anchor == "control"
+        if votes.anchor == "control":
+            self._anchor = evidence.no_worse(y, canary, w, margin=plan.anchor_margin, historic=historic)
+        elif votes.anchor == "holdback":
+            self._anchor = evidence.no_worse(
+                votes.anchor_y, votes.anchor_canary, votes.anchor_w, margin=plan.anchor_margin, historic=historic
+            )
+        self._guards = {
+            "errors": _guard(votes, votes.failed, historic=0.01),
+            "slow": _guard(votes, votes.slow, historic=0.05),
+            "unsafe": _guard(votes, votes.unsafe, historic=0.02),
+        }
+        self._served = _counts(np.asarray(votes.served) > 0)
+        self._here, self._asked = _counts(here), _counts(asked)
+        self._here_canary = _counts(here & canary)
+        self._canary, self._liked = _counts(canary), np.concatenate([[0.0], np.cumsum(y)])
+        self._canary_liked = np.concatenate([[0.0], np.cumsum(y * canary)])
+
+    def figures(self, votes: int | None = None, units: int | None = None, anchors: int | None = None) -> dict[str, Any]:
+        """The figures now, or as they stood after the first `votes`, `units` and votes of the anchor."""
+        n = len(self._canary) - 1 if votes is None else votes
+        served = int(self._served[-1 if units is None else min(units, len(self._served) - 1)])
+        canary, liked = int(self._canary[n]), float(self._canary_liked[n])
+        return {
+            "harm": _at(self._harm, n),
+            "harm_highest": _at(self._highest, n),
+            "no_worse": _at(self._no_worse, int(self._here[n])),
+            "anchor": None if self._anchor is None else _at(self._anchor, n if self._anchored else anchors),
+            "sample_ratio": _at(self._sample_ratio, units),
+            "rating_ratio": _at(self._rating_ratio, n),
+            "harm_solicited": _at(self._solicited, int(self._asked[n])),
+            **{name: _at(process, served) for name, process in self._guards.items()},
+            "challenger": dict(vars(evidence.interval(liked, canary))),
+            "control": dict(vars(evidence.interval(float(self._liked[n]) - liked, n - canary))),
+            "stage_votes": int(self._here_canary[n]),
+        }
 
 
 def judge(
@@ -248,6 +279,14 @@ def judge(
     for name, what in (("errors", "fails"), ("slow", "is slow"), ("unsafe", "is stopped or handed over")):
         if figures[name] >= GUARD_OPEN:
             missing.append(f"evidence that it {what} more often is {figures[name]:.0f}, not under {GUARD_OPEN:.0f}")
+    asks = now.approval or (final and plan.require_approval)
+    if (
+        state == "held"
+        and figures["harm_highest"] >= HARM_HOLD
+        and HARM_RELEASE > figures["harm"]
+        and (missing or not asks)
+    ):
+        return decision("resume", f"Evidence of harm fell back to {figures['harm']:.1f}: the weight is free again.")
     if state != "running":
         return decision("wait", f"The rollout is {state}.", *missing)
     if missing:
@@ -256,16 +295,27 @@ def judge(
         f"Not worse by {now.margin:.0%}: evidence {figures['no_worse']:.0f}"
         f" after {figures['stage_votes']} challenger votes."
     )
-    if now.approval or (final and plan.require_approval):
+    if asks:
         return decision("hold", proved, "The plan wants a person's word: npllm rollout promote.")
     return decision("promote" if final else "advance", proved)
 
 
-def _guard(votes: Votes, counts: Sequence[int], *, historic: float) -> float:
+def _guard(votes: Votes, counts: Sequence[int], *, historic: float) -> evidence.Array:
     """One 0/1 event per unit that was served: did it happen to any of its replies?"""
     served = np.asarray(votes.served) > 0
     if not len(counts) or not served.any():
-        return 1.0
+        return np.ones(0)
     event = (np.asarray(counts) > 0)[served].astype(float)
     canary, w = np.asarray(votes.assigned_canary)[served], np.asarray(votes.assigned_w)[served]
-    return evidence.last(evidence.worse_odds(event, canary, w, historic=historic))
+    return evidence.worse_odds(event, canary, w, historic=historic)
+
+
+def _counts(marked: ArrayLike) -> NDArray[np.int64]:
+    """How many are marked among the first 0, 1, 2, ..."""
+    return np.concatenate([[0], np.cumsum(np.asarray(marked, dtype=np.int64))]).astype(np.int64)
+
+
+def _at(process: evidence.Array, n: int | None) -> float:
+    """A process after n of its events, or now; 1 before the first."""
+    n = len(process) if n is None else min(n, len(process))
+    return float(process[n - 1]) if n else 1.0

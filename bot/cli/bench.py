@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from bot.cli.common import as_json_option, print_json, settings
+from bot.cli.common import as_json_option, print_json, print_table, settings
 
 
 @click.group()
@@ -88,6 +88,53 @@ def night(examples: int, as_json: bool) -> None:
     )
     for reason in found["reasons"]:
         click.echo(f"  {reason}")
+
+
+@bench.command()
+@click.option(
+    "--scenario",
+    default="aa",
+    show_default=True,
+    type=click.Choice(["aa", "harm", "drift", "sticky", "delay", "flood", "trend"]),
+)
+@click.option("--harm", type=click.FloatRange(-1, 1), default=None, help="-0.20: the canary pleases 20 points less.")
+@click.option("--share", type=click.FloatRange(0, 1), default=None, help="Of the first stage; later ones: the preset.")
+@click.option("--votes-per-day", type=click.FloatRange(1), default=1000.0, show_default=True)
+@click.option("--reps", type=click.IntRange(1), default=1000, show_default=True)
+@click.option("--seed", type=int, default=1, show_default=True)
+@click.option("--rules/--no-rules", default=True, help="Four other rules beside, on the same people.")
+@as_json_option
+def rollout(
+    scenario: str, harm: float | None, share: float | None, votes_per_day: float, reps: int, seed: int, rules: bool,
+    as_json: bool,
+) -> None:  # fmt: skip
+    """Simulated people through the real router and the real decisions: false rollbacks, delays, promotions."""
+    from bot.bench import rollout as it
+
+    found = it.run(
+        scenario=it.scenario_of(scenario), harm=harm, share=share, votes_per_day=votes_per_day, reps=reps, seed=seed,
+        rules=rules,
+    )  # fmt: skip
+    if as_json:
+        print_json(found)
+        return
+    click.echo(
+        f"{scenario}, harm {found['harm']:+.0%}, {votes_per_day:g} votes a day, plan '{found['plan']}' from"
+        f" {found['share']:.0%}; {reps} rollouts in {found['seconds']} s"
+    )
+    rows = [
+        (name, r["rollbacks"], r["promoted"], r["held"], r["delay"]["median"] or "–", r["delay"]["p90"] or "–",
+         r["days"]["promoted"]["median"] or "–")
+        for name, r in found["rules"].items()
+    ]  # fmt: skip
+    print_table(("rule", "rolled back", "promoted", "undecided", "canary votes", "p90", "days to 100 %"), rows)
+    for name, figures in found.get("drift", {}).items():
+        if isinstance(figures, dict):
+            votes = figures["votes"]
+            click.echo(
+                f"{name}: {figures['found']} of {found['drift']['watched']} after {votes['median']} votes (p90"
+                f" {votes['p90']}), {figures['false']} before the fall"
+            )
 
 
 @bench.command()

@@ -11,9 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from core import evidence
 from core.errors import BadInput
 from core.rollouts import (
     ACTIVE,
+    ERRORS_ROLLBACK,
     HARM_HOLD,
     HARM_ROLLBACK,
     PRESETS,
@@ -117,6 +119,10 @@ def votes(
     )  # fmt: skip
 
 
+def _harm(seen: Votes, n: int) -> float:
+    return float(evidence.harm(seen.y[:n], seen.canary[:n], seen.w[:n], historic=PLAN.historic)[-1])
+
+
 class TestDecide:
     @pytest.mark.parametrize("state", ACTIVE)
     @pytest.mark.parametrize("elapsed", [0.0, DAY, 6 * DAY])
@@ -178,6 +184,23 @@ class TestDecide:
         held = [d for d in decisions if HARM_HOLD <= d.figures["harm_highest"] < HARM_ROLLBACK]
         assert held
         assert {d.action for d in held if d.figures["harm"] >= HARM_HOLD} == {"hold"}
+
+    def test_what_was_held_for_harm_goes_on_when_the_evidence_has_gone(self) -> None:
+        harmful = votes(300, 0.3, seed=3)
+        better = votes(900, 0.80, seed=2)
+        n = next(n for n in range(1, 300) if _harm(harmful, n) >= HARM_HOLD)
+        both = Votes(
+            [*harmful.y[:n], *better.y], [*harmful.canary[:n], *better.canary], [0.25] * (n + 900), [0] * (n + 900)
+        )
+        assert _harm(both, n) < HARM_ROLLBACK
+        looks = {"state": "held", "elapsed": DAY, "total_elapsed": DAY}
+        held = decide(PLAN, 0, Votes(both.y[:n], both.canary[:n], both.w[:n], both.stage[:n]), **looks)
+        later = decide(PLAN, 0, both, **looks)
+        assert (held.action, later.action) == ("hold", "resume")
+        assert decide(PLAN, 0, both, state="paused", elapsed=DAY, total_elapsed=DAY).action == "wait"
+        asking = replace(PLAN, stages=(replace(PLAN.stages[0], approval=True), PLAN.stages[1]))
+        assert decide(asking, 0, both, **looks).action == "wait"  # held for a person's word: no flapping
+        assert decide(PLAN, 0, replace(both, shifted=["topic"]), **looks).action == "hold"
 
     @pytest.mark.parametrize("state", ACTIVE)
     def test_a_wrong_split_holds(self, state: str) -> None:
@@ -241,7 +264,7 @@ class TestDecide:
         failing = [int(i in last) for i in range(600)]
         decision = decide(PLAN, 0, replace(good, failed=failing), state="running", elapsed=DAY, total_elapsed=DAY)
         assert (ready.action, decision.action) == ("advance", "wait")
-        assert 20 <= decision.figures["errors"] < 100
+        assert 20 <= decision.figures["errors"] < ERRORS_ROLLBACK
         assert "fails more often" in decision.reasons[0]
 
     def test_a_plan_may_freeze_instead_of_rolling_back(self) -> None:
