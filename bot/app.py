@@ -17,6 +17,7 @@ from bot.login import Login, LogInFirst
 from bot.ops.pages import ops_pages
 from bot.pages import FOLDER, page
 from bot.review.pages import review_pages
+from bot.widget import put_widget
 from bot.wiring import need_database, need_redis
 from core.db import get_engine
 from core.errors import NpllmError
@@ -51,6 +52,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(review_pages(settings, engine, login))
     app.include_router(ops_pages(settings, engine, login))
     app.mount("/static", StaticFiles(directory=FOLDER / "static"), name="static")
+    put_widget(app, settings)
 
     @app.get("/", include_in_schema=False)
     def home() -> Response:
@@ -58,13 +60,15 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     @app.get("/chat", include_in_schema=False)
     def chat_page(request: Request) -> Response:
-        return page(request, "chat.html", assistant=settings.assistant_name, business=settings.business_name)
+        asked = request.query_params.get("lang", "")[:2]
+        return page(request, "chat.html", business=settings.business_name, language=settings.language, asked=asked)
 
     @app.exception_handler(NpllmError)
     async def expected(request: Request, error: NpllmError) -> JSONResponse:
         if error.status >= 500:
             log.warning("%s %s: %s", request.method, request.url.path, error)
-        headers = {"Retry-After": "5"} if error.status == 503 else {}
+        wait = getattr(error, "retry_after", None) or (5 if error.status == 503 else None)
+        headers = {"Retry-After": f"{wait:.0f}"} if wait else {}
         body = {"error": error.message, "next_step": error.next_step}
         return JSONResponse(body, status_code=error.status, headers=headers)
 

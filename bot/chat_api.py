@@ -1,148 +1,142 @@
 """The website's chat: a message goes to the ledger like any vendor's, and the answer comes back when it is there.
 
-The request waits for the worker; no model is called in here.
+The request waits for the worker; no model is called in here. What the page has to know lies in Postgres; Redis only
+carries the pieces of an answer while it is made, and rings when there is something to look at.
 """
 
 import asyncio
+import hashlib
 import json
 import uuid
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Annotated, Any, Literal
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from typing import Any
 
-import psycopg
 import redis.asyncio
-from fastapi import APIRouter, Cookie, Header, Request, Response
+from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
-from itsdangerous import BadSignature, URLSafeSerializer
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 
-from bot.hooks import closed, read_body
+from bot.chat_words import (
+    Accepted,
+    ChatRequest,
+    FeedbackRequest,
+    described,
+)
+from bot.hooks import read_body
 from bot.intake import Intake
+from bot.visitors import COOKIE, HEADER, Origins, Rates, Visitors
 from bot.web_channel import topic
-from core.errors import BadInput, NotFound, TooLarge, Unavailable
+from bot.web_history import History
+from core.errors import BadInput, Conflict, NotFound, TooLarge, Unavailable
 from core.messages import InboundItem, clean
 from core.settings import Settings
 
 MAX_MESSAGE = 4_000  # characters
-COOKIE = "npllm_visitor"
-
-
-class ChatRequest(BaseModel):
-    """What a visitor says."""
-
-    message: str = Field(description=f"The visitor's text, at most {MAX_MESSAGE} characters.")
-    visitor: str | None = Field(None, description="The signed visitor token of an earlier answer; a cookie does too.")
-    name: str | None = Field(None, max_length=100, description="What the visitor wants to be called.")
-    stream: bool = Field(False, description="Answer as server-sent events: piece, message, done.")
-
-
-class ChatMessageOut(BaseModel):
-    """One message of the bot. `id` is what /api/feedback takes; None where it cannot be rated."""
-
-    id: str | None
-    text: str
-
-
-class ChatResponse(BaseModel):
-    """The bot's answer."""
-
-    visitor: str = Field(description="The visitor's signed token: send it with the next message.")
-    messages: list[ChatMessageOut]
-
-
-class FeedbackRequest(BaseModel):
-    """What a visitor thinks of an answer: a verdict, stars, or a comment with either."""
-
-    message_id: str
-    verdict: Literal["up", "down"] | None = None
-    stars: int | None = Field(None, ge=1, le=5)
-    comment: str | None = Field(None, max_length=2_000)
-    remove: bool = Field(False, description="Take an earlier verdict back.")
-    visitor: str | None = None
-
-
-class Accepted(BaseModel):
-    """It was stored, and will be counted in a moment."""
-
-    status: Literal["accepted"] = "accepted"
+MAX_BODY = 256 * 1024  # bytes
+MAX_KEY = 200  # characters of an Idempotency-Key
+LOOK = 2.0  # seconds after which the ledger is looked at, should nothing ring
+BEAT = 15.0  # seconds after which a stream says that it lives: proxies cut silent ones
 
 
 def chat_api(settings: Settings, intake: Intake) -> APIRouter:
     """The routes below /api."""
     router = APIRouter(prefix="/api", tags=["chat"])
-    secret = settings.session_secret
-    signer = URLSafeSerializer(secret.get_secret_value(), salt="visitor") if secret else None
+    visitors, origins, history = Visitors(settings), Origins(settings), History(intake.pool)
+    rates = Rates(settings, intake.bell)
 
-    def visitor_of(token: str | None, *, new: bool) -> tuple[str, str]:
-        """(visitor id, signed token)."""
-        if signer is None:
-            raise closed("website", "SESSION_SECRET")
-        if token:
-            try:
-                return str(signer.loads(token)), token
-            except BadSignature:
-                if not new:
-                    raise BadInput("The visitor token is not ours.", "Send the token of an earlier answer.") from None
-        elif not new:
-            raise BadInput("There is no visitor token.", "Send the `visitor` of an earlier answer.")
-        visitor = uuid.uuid4().hex
-        return visitor, str(signer.dumps(visitor))
+    def who(request: Request, token: str | None = None) -> tuple[str, str] | None:
+        origins.check(request)
+        return visitors.known(token, request.headers.get(HEADER), request.cookies.get(COOKIE))
+
+    async def count(kind: str, request: Request, visitor: str | None) -> None:
+        await rates.count(kind, request.client.host if request.client else "", visitor)
 
     async def parse(request: Request, model: type[BaseModel]) -> Any:
-        body = await read_body(request, 256 * 1024)
+        body = await read_body(request, MAX_BODY)
         try:
             return model.model_validate_json(body)
         except ValueError as error:
             raise BadInput(f"The body is no {model.__name__}: {_first_line(error)}", "See /docs.") from None
 
-    @router.post(
-        "/chat",
-        response_model=ChatResponse,
-        responses={200: {"content": {"text/event-stream": {}}}},
-        openapi_extra=_body_schema(ChatRequest),
-        summary="Say something and wait for the answer",
-    )
-    async def chat(
-        request: Request,
-        response: Response,
-        npllm_visitor: Annotated[str | None, Cookie()] = None,
-        accept: Annotated[str, Header()] = "",
-    ) -> Any:
+    @router.post("/chat", **described("chat"))
+    async def chat(request: Request, response: Response) -> Any:
+        who(request)  # a stranger's body is not read
         said: ChatRequest = await parse(request, ChatRequest)
-        text = said.message.strip()
-        if not clean(text):
+        text = clean(said.message)
+        if not text:
             raise BadInput("The message is empty.", "Write something.")
-        if len(text) > MAX_MESSAGE:
-            raise TooLarge(f"The message has {len(text)} characters, more than {MAX_MESSAGE}.", "Send it in parts.")
-        visitor, token = visitor_of(said.visitor or npllm_visitor, new=True)
-        key = uuid.uuid4().hex
+        if len(said.message.strip()) > MAX_MESSAGE:
+            count_ = len(said.message.strip())
+            raise TooLarge(f"The message has {count_} characters, more than {MAX_MESSAGE}.", "Send it in parts.")
+        given = request.headers.get("idempotency-key")
+        if given is not None and not 0 < len(given.strip()) <= MAX_KEY:
+            raise BadInput(f"An Idempotency-Key has 1 to {MAX_KEY} characters.", "Send a UUID.")
+        known = who(request, said.visitor)
+        await count("say", request, known[0] if known else None)
+        visitor, token = known or visitors.new(given)
+        key = hashlib.sha256(f"{visitor}:{given}".encode()).hexdigest()[:32] if given else uuid.uuid4().hex
         payload = {"visitor": visitor, "key": key, "text": text, "name": said.name}
         item = InboundItem(f"message:{key}", "message", f"web:{visitor}", payload)
-        events = _answers(settings, intake, item, key)
-        if said.stream or "text/event-stream" in accept:
-            stream = StreamingResponse(_as_sse(events, token), media_type="text/event-stream")
-            stream.set_cookie(COOKIE, token, httponly=True, samesite="lax", max_age=180 * 86400)
+        events = _ask(settings, intake, history, item, key)
+        await anext(events)  # stored: from here on nothing can be refused
+        if said.stream or "text/event-stream" in request.headers.get("accept", ""):
+            headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+            lines = _as_sse(events, history, visitor, token)
+            stream = StreamingResponse(lines, media_type="text/event-stream", headers=headers)
+            visitors.remember(stream, token)
             return stream
-        messages = [event async for event in events if event["type"] == "message"]
-        response.set_cookie(COOKIE, token, httponly=True, samesite="lax", max_age=180 * 86400)
-        out = [ChatMessageOut(id=message.get("answer"), text=message["text"]) for message in messages]
-        return ChatResponse(visitor=token, messages=out)
+        async with aclosing(events):
+            messages = [data async for name, data in events if name == "message"]
+        visitors.remember(response, token)
+        return {"visitor": token, "messages": messages, **await history.state(visitor)}
 
-    @router.post(
-        "/feedback", status_code=202, response_model=Accepted, openapi_extra=_body_schema(FeedbackRequest),
-        summary="Rate an answer",
-    )  # fmt: skip
-    async def feedback(request: Request, npllm_visitor: Annotated[str | None, Cookie()] = None) -> Accepted:
+    @router.post("/feedback", status_code=202, **described("feedback"))
+    async def feedback(request: Request) -> Any:
+        who(request)
         given: FeedbackRequest = await parse(request, FeedbackRequest)
-        visitor, _ = visitor_of(given.visitor or npllm_visitor, new=False)
-        await _must_be_theirs(intake, given.message_id, visitor)
+        known = who(request, given.visitor)
+        if known is None:
+            raise BadInput("There is no visitor token, or it is not ours.", "Send the `visitor` of an earlier answer.")
+        visitor, _ = known
+        await count("look", request, visitor)
+        if not await history.is_theirs(given.message_id, visitor):
+            raise NotFound(
+                "There is no such answer in this conversation.", "Send the `id` of a message you were given."
+            )
         payload = {"visitor": visitor, "signal": _signal(given)}
         key = f"feedback:{uuid.uuid4().hex}"
         await intake.store("web", [InboundItem(key, "signal", f"web:{visitor}", payload)])
         return Accepted()
 
+    @router.get("/history", **described("history"))
+    async def look_back(request: Request, response: Response) -> Any:
+        known = who(request)
+        await count("look", request, known[0] if known else None)
+        visitor, token = known or visitors.new()
+        visitors.remember(response, token)
+        response.headers["Cache-Control"] = "no-store"
+        names = {"business": settings.business_name, "assistant": settings.assistant_name}
+        found = await history.of(visitor, _after(request.query_params.get("after")))
+        return {"visitor": token, **names, **found}
+
+    @router.post("/forget", status_code=204, **described("forget"))
+    async def forget(request: Request) -> Response:
+        who(request)
+        response = Response(status_code=204)
+        visitors.leave(response)
+        return response
+
     return router
+
+
+def _after(value: str | None) -> uuid.UUID | None:
+    if not value:
+        return None
+    try:
+        return uuid.UUID(value)
+    except ValueError:
+        raise BadInput("`after` is no message's key.", "Send the `key` of a message of this history.") from None
 
 
 def _signal(given: FeedbackRequest) -> dict[str, Any]:
@@ -158,38 +152,48 @@ def _signal(given: FeedbackRequest) -> dict[str, Any]:
     raise BadInput("The feedback says nothing.", "Send verdict, stars or comment.")
 
 
-async def _must_be_theirs(intake: Intake, message_id: str, visitor: str) -> None:
-    """Only who was answered may rate the answer."""
-    try:
-        answer = uuid.UUID(message_id)
-    except ValueError:
-        answer = None
-    query = """
-        SELECT 1 FROM npllm.messages m JOIN npllm.identities i ON i.customer_id = m.customer_id
-        WHERE m.id = %s AND m.direction = 'out' AND i.kind = 'visitor' AND i.value = %s
+async def _ask(
+    settings: Settings, intake: Intake, history: History, item: InboundItem, key: str
+) -> AsyncGenerator[tuple[str, dict[str, Any]]]:
+    """`stored`, then pieces and messages as they come, until the answer is whole.
+
+    A message that was stored before (its key came twice) is not asked again: its answer is waited for, or is there.
+
+    Raises:
+        Unavailable: it could not be stored; or no answer came in time, and will be in the history.
+        Conflict: the key is that of another message.
     """
-    try:
-        async with intake.pool.connection() as connection:
-            found = await (await connection.execute(query, (answer, visitor))).fetchone()
-    except (psycopg.OperationalError, OSError) as error:
-        raise Unavailable("The ledger does not answer.", "Try again in a moment.") from error
-    if found is None:
-        raise NotFound("There is no such answer in this conversation.", "Send the `id` of a message you were given.")
-
-
-async def _answers(settings: Settings, intake: Intake, item: InboundItem, key: str) -> AsyncIterator[dict[str, Any]]:
-    """Store the message, then yield what the worker publishes for it, until the answer is whole."""
     async with _listening(intake.bell, topic(key)) as pubsub:
-        await intake.store("web", [item])
-        end = asyncio.get_running_loop().time() + settings.reply_timeout + 5
-        while (left := end - asyncio.get_running_loop().time()) > 0:
-            message = await pubsub.get_message(ignore_subscribe_messages=True, timeout=min(left, 1.0))
+        if not await intake.store("web", [item]):
+            _, _, asked = await history.answers(key)
+            if asked != item.payload["text"]:
+                raise Conflict("This Idempotency-Key was used for another message.", "Send a new key.")
+        yield "stored", {}
+        loop, given = asyncio.get_running_loop(), 0
+        look_at = loop.time()
+        end, beat_at = look_at + settings.reply_timeout + 5, look_at + BEAT
+        while (now := loop.time()) < end:
+            if now >= look_at:
+                look_at = now + LOOK
+                answers, handled, _ = await history.answers(key)
+                for answer in answers[given:]:
+                    yield "message", answer
+                given = len(answers)
+                if handled:
+                    return
+                if now >= beat_at:
+                    beat_at = now + BEAT
+                    yield "nothing", {}
+            message = await pubsub.get_message(
+                ignore_subscribe_messages=True, timeout=max(0.0, min(look_at, end) - now)
+            )
             if message is None:
                 continue
             event = json.loads(message["data"])
-            if event["type"] == "done":
-                return
-            yield event
+            if event["type"] == "piece":
+                yield "piece", {"text": event["text"]}
+            else:
+                look_at = loop.time()
         raise Unavailable("No answer came in time.", "It will be in the conversation's history; try again later.")
 
 
@@ -205,20 +209,21 @@ async def _listening(client: redis.asyncio.Redis, channel: str) -> AsyncIterator
         await pubsub.aclose()
 
 
-async def _as_sse(events: AsyncIterator[dict[str, Any]], token: str) -> AsyncIterator[str]:
-    yield f"event: visitor\ndata: {json.dumps({'visitor': token})}\n\n"
-    try:
-        async for event in events:
-            data = {"id": event.get("answer"), "text": event["text"]}
-            yield f"event: {event['type']}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n"
-        yield "event: done\ndata: {}\n\n"
-    except Unavailable as error:
-        yield f"event: error\ndata: {json.dumps({'error': error.message, 'next_step': error.next_step})}\n\n"
+async def _as_sse(
+    events: AsyncGenerator[tuple[str, dict[str, Any]]], history: History, visitor: str, token: str
+) -> AsyncIterator[str]:
+    yield _sse("visitor", {"visitor": token})
+    async with aclosing(events):
+        try:
+            async for name, data in events:
+                yield ": still here\n\n" if name == "nothing" else _sse(name, data)
+            yield _sse("done", await history.state(visitor))
+        except Unavailable as error:
+            yield _sse("error", {"error": error.message, "next_step": error.next_step})
 
 
-def _body_schema(model: type[BaseModel]) -> dict[str, Any]:
-    """The body is read with a limit before it is parsed, so OpenAPI has to be told its shape."""
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": model.model_json_schema()}}}}
+def _sse(name: str, data: dict[str, Any]) -> str:
+    return f"event: {name}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n"
 
 
 def _first_line(error: ValueError) -> str:

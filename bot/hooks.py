@@ -1,5 +1,6 @@
 """The vendors' doors: verify the raw bytes, store, ring, answer. Nothing here thinks."""
 
+import asyncio
 import logging
 from typing import Any
 
@@ -8,7 +9,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from bot.intake import Intake
-from core.errors import DoorClosed, TooLarge
+from core.errors import DoorClosed, TooLarge, TooSlow
 from core.messages import InboundItem
 from core.settings import Settings
 from integrations.meta import webhook as meta
@@ -19,6 +20,7 @@ log = logging.getLogger(__name__)
 # Bytes. What is larger is no vendor's: Twilio sends one message of 1,600 characters, Slack one of 40,000 (an edit has
 # it four times over), Meta a batch of up to 3 MB.
 MAX_TWILIO, MAX_SLACK, MAX_META = 256 * 1024, 950_000, 4 * 1024 * 1024
+BODY_SECONDS = 10.0  # for the whole body: a vendor sends it at once, and a connection is not held for a trickle
 EMPTY_TWIML = '<?xml version="1.0" encoding="UTF-8"?><Response/>'
 
 
@@ -124,15 +126,20 @@ async def read_body(request: Request, limit: int) -> bytes:
 
     Raises:
         TooLarge: there are more; nothing was stored.
+        TooSlow: they did not come in time.
     """
     declared = request.headers.get("content-length", "0")
     if declared.isdigit() and int(declared) > limit:
         raise TooLarge(f"The body has {declared} bytes, more than {limit}.", "Send less at once.")
     chunks, size = [], 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size > limit:
-            raise TooLarge(f"The body has more than {limit} bytes.", "Send less at once.")
-        chunks.append(chunk)
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            async for chunk in request.stream():
+                size += len(chunk)
+                if size > limit:
+                    raise TooLarge(f"The body has more than {limit} bytes.", "Send less at once.")
+                chunks.append(chunk)
+    except TimeoutError:
+        raise TooSlow(f"The body did not come within {BODY_SECONDS:.0f} seconds.", "Send it at once.") from None
     request._body = b"".join(chunks)  # where Starlette looks when bolt asks for it again
     return request._body

@@ -1,7 +1,7 @@
 """The website as a channel: what its API stores, and how an answer gets back to the waiting page.
 
-The worker publishes pieces and the whole answer in Redis; the web process that holds the visitor's request
-listens. The answer itself lies in Postgres: a page that missed it finds it in the history.
+The worker publishes the pieces of an answer in Redis, and that there is a whole one; the web process that holds the
+visitor's request listens. The answer itself lies in Postgres, and is read there.
 """
 
 import json
@@ -52,16 +52,13 @@ class WebClient:
     """Sends to whoever waits for this message."""
 
     max_text = MAX_TEXT
-    supports_lookup = True  # publishing twice harms nobody: the page knows the answer's id
+    supports_lookup = True  # publishing twice harms nobody: it only makes the page look
 
     def __init__(self, client: redis.Redis) -> None:
         self.redis = client
 
     def send(self, outgoing: Outgoing) -> str:
-        answer = outgoing.buttons[0][0].split(":")[1] if outgoing.buttons else None
-        self._publish(
-            outgoing.address, {"type": "message", "id": outgoing.our_id, "answer": answer, "text": outgoing.text}
-        )
+        self._publish(outgoing.address, {"type": "message"})
         return outgoing.our_id
 
     def lookup(self, outgoing: Outgoing, since: datetime) -> str | None:

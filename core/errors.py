@@ -7,7 +7,9 @@ NpllmError                 message + next step; the web app renders it, the CLI 
 │   ├── BadSignature       the bytes were not signed with our secret (401)
 │   └── NotAllowed         known, but not permitted to do this (403)
 ├── BadInput               what came in cannot be read (400)
-│   └── TooLarge           ... because there is too much of it (413)
+│   ├── TooLarge           ... because there is too much of it (413)
+│   └── TooSlow            ... because it did not arrive in time (408)
+├── TooMany                the caller asks too often (429)
 ├── NotFound               the thing named does not exist (404)
 ├── Conflict               the thing named is not in a state that allows this (409)
 ├── Unavailable            a part we need does not answer now (503)
@@ -77,6 +79,26 @@ class TooLarge(BadInput):
     """More bytes or characters than the limit allows."""
 
     status = 413
+
+
+class TooSlow(BadInput):
+    """The body did not arrive in time."""
+
+    status = 408
+
+
+class TooMany(NpllmError):
+    """The caller asks too often.
+
+    Args:
+        retry_after: seconds after which it is worth trying again.
+    """
+
+    status = 429
+
+    def __init__(self, message: str, next_step: str = "", *, retry_after: int) -> None:
+        super().__init__(message, next_step)
+        self.retry_after = retry_after
 
 
 class NotFound(NpllmError):

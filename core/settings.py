@@ -7,6 +7,7 @@ or INFERENCE_URL, embeddings only by EMBEDDING_MODEL, the fallback chain only by
 
 import json
 import os
+import re
 import warnings
 from datetime import time
 from functools import cache
@@ -81,7 +82,11 @@ class Settings(BaseSettings):
     conversation_idle_hours: float = Field(24.0, gt=0)
     lease_seconds: float = Field(20.0, gt=1)
     session_secret: SecretStr | None = None
+    previous_session_secret: SecretStr | None = None
     chat_allowed_origins: Annotated[list[str], NoDecode] = []
+    chat_visitor_rate: str = "30/minute"
+    chat_address_rate: str = "300/minute"
+    trusted_proxies: str = "127.0.0.1"
 
     # Twilio WhatsApp
     twilio_account_sid: str | None = None
@@ -176,6 +181,13 @@ class Settings(BaseSettings):
     def _ends_in_v1(cls, value: str | None) -> str | None:
         if value is not None and not value.endswith("/v1"):
             raise ValueError("must end in /v1, as every OpenAI-compatible server's address does")
+        return value
+
+    @field_validator("chat_visitor_rate", "chat_address_rate", mode="after")
+    @classmethod
+    def _rates(cls, value: str) -> str:
+        if not re.fullmatch(r"[1-9]\d{0,6}/(second|minute|hour|day)(; ?[1-9]\d{0,6}/(second|minute|hour|day))*", value):
+            raise ValueError("is no rate such as 30/minute, or several with ; between them")
         return value
 
     @field_validator("timezone", mode="after")

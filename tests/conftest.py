@@ -66,6 +66,7 @@ def postgres(reachable_folder: Path) -> Iterator[EmbeddedPostgres]:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--pooler", action="store_true", help="Run behind PgBouncer in transaction mode.")
+    parser.addoption("--screenshots", metavar="FOLDER", help="Let browser tests write the pictures of the docs there.")
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ def web(port: int | None, workers: int) -> None:
     """The web application."""
     import uvicorn
 
+    from bot.impatient import ImpatientProtocol
     from bot.logs import set_up
     from core.parent import end_with_parent
 
@@ -23,7 +24,7 @@ def web(port: int | None, workers: int) -> None:
     uvicorn.run(
         "bot.app:create_app", factory=True, host=settings.host, port=port or settings.port or 8000, workers=workers,
         log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=5,
-        forwarded_allow_ips="127.0.0.1",
+        forwarded_allow_ips=settings.trusted_proxies, http=ImpatientProtocol,
     )  # fmt: skip
 
 

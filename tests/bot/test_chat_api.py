@@ -1,49 +1,25 @@
 """The website's chat over HTTP: web process, ledger, bell and a worker, with a scripted model behind them."""
 
 import json
-import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import psycopg
 import pytest
-import redis
 from fastapi.testclient import TestClient
 from servers import ScriptedModel
 from sqlalchemy import select
+from worker import working
 
-from bot import jobs
 from bot.app import create_app
-from bot.chat_api import COOKIE, MAX_MESSAGE
+from bot.chat_api import MAX_MESSAGE
+from bot.visitors import COOKIE, Visitors
 from bot.wiring import Awake
 from core.db import transaction
-from core.jobs import BELL
 from core.settings import Settings
 from core.tables import Feedback, InboundEvent, Message
-
-
-@contextmanager
-def working(awake: Awake) -> Iterator[None]:
-    """A worker that does what rings, as the awake process does."""
-    stop, bell = threading.Event(), redis.Redis.from_url(str(awake.settings.redis_url), decode_responses=True)
-
-    def work() -> None:
-        while not stop.is_set():
-            rung: Any = bell.brpop([BELL], timeout=0.2)
-            if rung is not None:
-                lane = str(rung[1])
-                (jobs.read_signals if lane.startswith("signals/") else jobs.answer)(lane)
-
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join(10)
 
 
 @pytest.fixture
@@ -169,10 +145,7 @@ class TestNoAnswer:
 
 
 def _signed(settings: Settings, visitor: str) -> str:
-    from itsdangerous import URLSafeSerializer
-
-    assert settings.session_secret is not None
-    return str(URLSafeSerializer(settings.session_secret.get_secret_value(), salt="visitor").dumps(visitor))
+    return str(Visitors(settings).signers[0].dumps(visitor))
 
 
 UNREADABLE: list[tuple[bytes, int]] = [
