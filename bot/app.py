@@ -9,6 +9,7 @@ from fastapi.responses import JSONResponse, RedirectResponse, Response
 from fastapi.staticfiles import StaticFiles
 from sqlalchemy.exc import SQLAlchemyError
 
+from bot.api_docs import put_docs
 from bot.chat_api import chat_api
 from bot.health import health
 from bot.hooks import hooks
@@ -43,7 +44,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     app = FastAPI(
         title="npllm", description="A messaging bot that learns overnight.", lifespan=lifespan,
-        routes=[*hooks(settings, intake)],
+        routes=[*hooks(settings, intake)], docs_url=None, redoc_url=None,
     )  # fmt: skip
     app.state.intake = intake
     app.include_router(chat_api(settings, intake))
@@ -53,6 +54,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(ops_pages(settings, engine, login))
     app.mount("/static", StaticFiles(directory=FOLDER / "static"), name="static")
     put_widget(app, settings)
+    put_docs(app)
 
     @app.get("/", include_in_schema=False)
     def home() -> Response:

@@ -148,7 +148,7 @@ _SSE = (
 _REFUSALS = {
     400: "The request cannot be read, or says nothing.",
     403: "The page is of a site that CHAT_ALLOWED_ORIGINS does not name.",
-    404: "The website's door is closed (SESSION_SECRET is not set)",
+    404: "The website's door is closed: SESSION_SECRET is not set.",
     408: "The body did not arrive in time.",
     409: "The Idempotency-Key was used for another message.",
     413: "More than 256 KiB, or than 4,000 characters of message.",
@@ -168,7 +168,7 @@ _CALLS: dict[str, dict[str, Any]] = {
         "summary": "Rate an answer",
         "description": "A later rating of the same answer takes the place of the earlier one.",
         "body": FeedbackRequest, "answer": Accepted, "refusals": (400, 403, 404, 408, 413, 429, 503),
-        "also": {404: ", or there is no such answer in this conversation."},
+        "also": {404: " Or there is no such answer in this conversation."},
     },
     "history": {
         "summary": "The conversation so far, and a token for who has none",

@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 
 from bot.bench.load import percentile
+from bot.visitors import Visitors
 from core import shop
 from core.errors import Unavailable
 from core.settings import Settings
@@ -22,7 +23,7 @@ def run(settings: Settings, *, concurrency: int, replies: int) -> dict[str, Any]
     if not settings.public_base_url:
         raise Unavailable("No running system is known.", "Start it: npllm up")
     asked = [question.text for question in shop.questions("pt", "valid")]
-    taken = asyncio.run(_talk(settings.public_base_url, asked, concurrency, replies))
+    taken = asyncio.run(_talk(settings.public_base_url, Visitors(settings), asked, concurrency, replies))
     firsts = [first for first, _ in taken]
     wholes = [whole for _, whole in taken]
     return {
@@ -33,24 +34,27 @@ def run(settings: Settings, *, concurrency: int, replies: int) -> dict[str, Any]
     }
 
 
-async def _talk(url: str, asked: list[str], concurrency: int, replies: int) -> list[tuple[float, float]]:
+async def _talk(
+    url: str, visitors: Visitors, asked: list[str], concurrency: int, replies: int
+) -> list[tuple[float, float]]:
     """(milliseconds to the first piece, to the whole answer) of each reply; the first round only warms up."""
     async with httpx.AsyncClient(base_url=url, timeout=120.0) as client:
-        await asyncio.gather(*(_ask(client, asked[i % len(asked)]) for i in range(concurrency)))
+        await asyncio.gather(*(_ask(client, visitors, asked[i % len(asked)]) for i in range(concurrency)))
         taken: list[tuple[float, float]] = []
         waiting = iter(range(replies))
 
         async def one() -> None:
             for number in waiting:
-                taken.append(await _ask(client, asked[number % len(asked)]))
+                taken.append(await _ask(client, visitors, asked[number % len(asked)]))
 
         await asyncio.gather(*(one() for _ in range(concurrency)))
     return taken
 
 
-async def _ask(client: httpx.AsyncClient, text: str) -> tuple[float, float]:
+async def _ask(client: httpx.AsyncClient, visitors: Visitors, text: str) -> tuple[float, float]:
     started, first, event = time.perf_counter(), 0.0, ""
-    async with client.stream("POST", "/api/chat", json={"message": text, "stream": True}) as response:
+    body = {"message": text, "stream": True, "visitor": visitors.of_the_operator()}
+    async with client.stream("POST", "/api/chat", json=body) as response:
         if not response.is_success:
             raise Unavailable(f"The chat API answered {response.status_code}.", "Look at `npllm status`.")
         async for line in response.aiter_lines():

@@ -240,6 +240,11 @@ class TestRates:
         assert told == [200, 200, 200, 429, 429]
         assert count(awake, InboundEvent) == 3
 
+    def test_an_operators_bench_is_not_stopped(self, awake: Awake) -> None:
+        token = Visitors(awake.settings).of_the_operator()
+        with self.client(awake) as client:
+            assert {self.look(client, token) for _ in range(30)} == {200}
+
     def test_all_processes_count_together(self, awake: Awake) -> None:
         with self.client(awake) as one, self.client(awake) as two:
             told = [self.look(client, _token(awake)) for _ in range(7) for client in (one, two)]
