@@ -247,13 +247,14 @@ def _train(night: Night, material: Material) -> None:
 
     recipe = Recipe(learning_rate=settings.learning_rate, epochs=settings.epochs, seed=night.seed)
     strength = _strength(night)
-    learned = learn(
-        adapted, night.strategy, new=rows(material.new), replayed=rows(material.replayed), replays=material.replays,
-        holdout=rows(material.held_out) if len(material.held_out) >= 30 else [],
-        memory=_memory(night, folder, adapted, rows(material.known), tokenizer.pad_token_id),
-        strength=strength, pad_id=tokenizer.pad_token_id, recipe=recipe, report=report,
-        checkpoint=night.folder / "checkpoint.pt", deadline=time.monotonic() + night.schedule.seconds,
-    )  # fmt: skip
+    with lora.quick_products(adapted):
+        learned = learn(
+            adapted, night.strategy, new=rows(material.new), replayed=rows(material.replayed), replays=material.replays,
+            holdout=rows(material.held_out) if len(material.held_out) >= 30 else [],
+            memory=_memory(night, folder, adapted, rows(material.known), tokenizer.pad_token_id),
+            strength=strength, pad_id=tokenizer.pad_token_id, recipe=recipe, report=report,
+            checkpoint=night.folder / "checkpoint.pt", deadline=time.monotonic() + night.schedule.seconds,
+        )  # fmt: skip
     result = learned.result
     if result.out_of_time:
         limit = f"It stopped at its limit of {night.schedule.seconds / 60:.0f} minutes"

@@ -21,15 +21,23 @@ Factors = dict[str, torch.Tensor]
 
 
 class Average:
-    """The slow copy of a model's factors."""
+    """The slow copy of a model's factors.
+
+    Args:
+        slow: where it starts. A fresh adapter (B = 0) holds nothing worth keeping: then the average is the plain mean
+            until the window is full, and the first night's beginning fades out of it.
+    """
 
     def __init__(self, slow: Mapping[str, torch.Tensor], *, window: float = WINDOW) -> None:
         self.slow: Factors = {name: tensor.detach().clone() for name, tensor in slow.items()}
         self.window = window
+        self.fresh = not any(bool(tensor.any()) for name, tensor in slow.items() if "lora_B" in name)
 
-    def follow(self, factors: Mapping[str, torch.Tensor], steps: int) -> None:
-        """One step nearer to the fast weights, in a night of `steps`."""
+    def follow(self, factors: Mapping[str, torch.Tensor], step: int, steps: int) -> None:
+        """After step `step` of `steps` (from 0): nearer to the fast weights."""
         weight = 1 / max(1.0, self.window * steps)
+        if self.fresh:
+            weight = max(weight, 1 / (step + 1))
         torch._foreach_lerp_(list(self.slow.values()), [factors[name].detach() for name in self.slow], weight)
 
     @contextmanager

@@ -147,7 +147,7 @@ def train(
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
         if average is not None:
-            average.follow(parameters, len(plan))
+            average.follow(parameters, step, len(plan))
         result.losses.append(loss)
 
         holdout_loss = None

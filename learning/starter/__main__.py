@@ -9,7 +9,7 @@ thread; interrupted, it goes on with --resume from the state it writes into OUT.
 import hashlib
 import json
 import time
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +89,7 @@ def main(
                 save(model, half_way)
 
     started = time.monotonic()
-    with products_in(precision, model):
+    with lora.quick_products(model) if precision == "bf16" else nullcontext():
         result = train(
             model, new=rows, pad_id=tokenizer.pad_token_id, recipe=recipe, report=report, checkpoint=state,
             checkpoint_seconds=180, deadline=started + minutes * 60 if minutes else None,
@@ -103,22 +103,6 @@ def main(
     (out / "README.md").write_text(model_card(facts), encoding="utf-8")
     digest = write_manifest(out, {"base": {"model": BASE_MODEL, "revision": BASE_REVISION}, **facts})
     click.echo(f"{out}: loss {loss:.3f}, {result.seconds / 60:.0f} min, manifest sha256 {digest}")
-
-
-def products_in(precision: str, model: Any) -> AbstractContextManager[Any]:
-    """bf16 on a CPU: matrix products in bf16, all else (factors, residual stream, optimiser) stays fp32.
-
-    The frozen linear weights are turned into bf16 once, which loses nothing: the base's file holds no more. The
-    cache of autocast must stay off: it would keep the first cast of the factors, and never see a step.
-    """
-    import torch
-
-    if precision == "fp32" or torch.cuda.is_available():
-        return nullcontext()
-    for module in model.modules():
-        if isinstance(getattr(module, "base_layer", None), torch.nn.Linear):
-            module.base_layer.weight.data = module.base_layer.weight.data.bfloat16()
-    return torch.autocast("cpu", dtype=torch.bfloat16, cache_enabled=False)
 
 
 def save(model: Any, folder: Path) -> None:

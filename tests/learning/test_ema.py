@@ -15,16 +15,23 @@ from learning.train import Recipe, mean_loss
 
 
 def test_the_slow_weight_is_a_moving_average() -> None:
-    average = ema.Average({"a": torch.tensor([0.0])}, window=0.5)
-    for _ in range(2):
-        average.follow({"a": torch.tensor([1.0])}, steps=4)  # a window of two steps: half the way each time
-    assert average.slow["a"].item() == pytest.approx(0.75)
+    average = ema.Average({"lora_B": torch.tensor([0.5])}, window=0.5)
+    for step in range(2):
+        average.follow({"lora_B": torch.tensor([1.5])}, step, steps=4)  # a window of two steps: half the way each time
+    assert average.slow["lora_B"].item() == pytest.approx(1.25)
+
+
+def test_a_fresh_adapters_average_forgets_its_beginning() -> None:
+    average = ema.Average({"lora_A": torch.tensor([9.0]), "lora_B": torch.tensor([0.0])}, window=0.75)
+    for step, value in enumerate([2.0, 4.0]):
+        average.follow({"lora_A": torch.tensor([value]), "lora_B": torch.tensor([value])}, step, steps=4)
+    assert average.slow["lora_A"].item() == average.slow["lora_B"].item() == pytest.approx(3.0)
 
 
 def test_a_night_shorter_than_the_window_serves_its_last_step() -> None:
-    average = ema.Average({"a": torch.tensor([0.0])}, window=0.4)
-    average.follow({"a": torch.tensor([3.0])}, steps=2)
-    assert average.slow["a"].item() == pytest.approx(3.0)
+    average = ema.Average({"lora_B": torch.tensor([1.0])}, window=0.4)
+    average.follow({"lora_B": torch.tensor([3.0])}, 0, steps=2)
+    assert average.slow["lora_B"].item() == pytest.approx(3.0)
 
 
 def night(base: tuple[Any, Any], model: Any, memory: Memory, **options: Any) -> Any:
