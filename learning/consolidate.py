@@ -42,7 +42,7 @@ from learning.strategies import Strategy, find
 
 log = logging.getLogger(__name__)
 
-OLD_HOLDOUT = 60  # rows of earlier hold-outs that retention is measured on
+OLD_HOLDOUT = 48  # rows of earlier hold-outs that retention is measured on
 
 
 @dataclass

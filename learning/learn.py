@@ -87,7 +87,8 @@ def learn(
             ema.put(factors, memory.fast)
     result = train(
         model, new=new, replayed=replayed, replays=replays, holdout=holdout, pad_id=pad_id, recipe=recipe,
-        penalty=penalty, average=average, report=report, checkpoint=checkpoint, deadline=deadline,
+        penalty=penalty, average=average, report=report, checkpoint=checkpoint,
+        checkpoint_seconds=60.0, deadline=deadline,
     )  # fmt: skip
     after = Memory()
     if average is not None:
