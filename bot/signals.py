@@ -76,10 +76,9 @@ def resolve_orphans(session: Session, channel: str, target: str) -> int:
     if answer is None:
         return 0
     for orphan in orphans:
-        orphan.message_id = answer.id
-        orphan.superseded_at = now()  # for the flush; the latest of them becomes current again
+        # Superseded until it is known to be the current one: two current rows are refused, even for a moment.
+        orphan.message_id, orphan.superseded_at = answer.id, now()
         session.flush()
-        orphan.superseded_at = None
         _make_current(session, orphan)
         _announce(session, orphan, answer)
     return len(orphans)
@@ -155,6 +154,7 @@ def _make_current(session: Session, feedback: Feedback) -> None:
         .with_for_update()
     )  # fmt: skip
     if current is None:
+        feedback.superseded_at = None
         session.add(feedback)
         session.flush()
         return
@@ -176,6 +176,7 @@ def _make_current(session: Session, feedback: Feedback) -> None:
     if feedback.op == "add" and current.value is not None:
         feedback.op = "replace"
     session.execute(update(Feedback).where(Feedback.id == current.id).values(superseded_at=now()))
+    feedback.superseded_at = None
     session.add(feedback)
     session.flush()
 
