@@ -14,10 +14,10 @@ from core.prompts import Language
 from core.tables import Conversation, Customer, CustomerIdentity, now
 from core.text import words
 
-# Words that are the whole message. Any other sentence with them in it is a question for the bot.
+# Words that are the whole message, folded ("don't" is "don t"). Any other sentence with them is a question for the bot.
 OPT_OUT = frozenset({"parar", "sair", "stop", "cancelar inscricao", "descadastrar", "unsubscribe"})
 OPT_IN = frozenset({"voltar", "start", "iniciar"})
-NO_TRAINING = frozenset({"nao treinar", "nao aprender", "do not train", "dont train", "no training"})
+NO_TRAINING = frozenset({"nao treinar", "nao aprender", "do not train", "don t train", "dont train", "no training"})
 YES = frozenset({"sim", "aceito", "concordo", "pode", "pode sim", "sim pode", "claro", "yes", "i agree", "agree", "ok"})
 NO = frozenset({"nao", "nao aceito", "nao quero", "no", "nao obrigado", "nao obrigada"})
 

@@ -96,5 +96,5 @@ def _left(session: Session, item: AnnotationItem | None) -> str | None:
 
 def _counts(session: Session) -> dict[str, int]:
     rows = session.execute(select(AnnotationItem.state, func.count()).group_by(AnnotationItem.state))
-    counts = {state: count for state, count in rows.tuples()}
+    counts = {state: count for state, count in rows}
     return {"open_count": counts.get("open", 0), "done_count": counts.get("done", 0)}
