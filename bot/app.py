@@ -5,9 +5,11 @@ import logging
 from collections.abc import AsyncIterator
 
 from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, RedirectResponse, Response
 from fastapi.staticfiles import StaticFiles
 from sqlalchemy.exc import SQLAlchemyError
+from starlette.exceptions import HTTPException
 
 from bot.api_docs import put_docs
 from bot.chat_api import chat_api
@@ -25,6 +27,8 @@ from core.errors import NpllmError
 from core.settings import Settings, get_settings
 
 log = logging.getLogger(__name__)
+
+DOORS = "The doors are /hooks/twilio, /hooks/meta, /hooks/slack, /chat, /review and /ops."
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -73,6 +77,18 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         headers = {"Retry-After": f"{wait:.0f}"} if wait else {}
         body = {"error": error.message, "next_step": error.next_step}
         return JSONResponse(body, status_code=error.status, headers=headers)
+
+    @app.exception_handler(HTTPException)
+    async def no_such_door(request: Request, error: HTTPException) -> JSONResponse:
+        body = {"error": f"{request.method} {request.url.path}: {error.detail}.", "next_step": DOORS}
+        return JSONResponse(body, status_code=error.status_code, headers=error.headers)
+
+    @app.exception_handler(RequestValidationError)
+    async def not_as_expected(request: Request, error: RequestValidationError) -> JSONResponse:
+        # What was typed is not repeated: it may be a password.
+        problems = "; ".join(f"{problem['loc'][-1]}: {problem['msg']}" for problem in error.errors())
+        body = {"error": f"This cannot be read: {problems}.", "next_step": "Send what the page itself sends."}
+        return JSONResponse(body, status_code=422)
 
     @app.exception_handler(LogInFirst)
     async def log_in_first(request: Request, error: LogInFirst) -> Response:
