@@ -5,18 +5,16 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from factories import make_answer, make_conversation, make_part, make_unit, make_version, phone_of
+from factories import make_answer, make_conversation, make_part, phone_of
 from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 from together import in_threads
 
 from bot import signals
-from bot.rollouts import start
 from core.db import transaction
 from core.events import listing
 from core.messages import Identifier, InboundEdit, InboundSignal, Person
-from core.rollouts import Plan, Stage
-from core.tables import Assignment, Customer, Feedback, Message, OutboxItem, now
+from core.tables import Customer, Feedback, Message, OutboxItem, now
 
 
 class Talk:
@@ -241,40 +239,6 @@ def test_what_a_signal_says(session: Session, facts: dict[str, Any], polarity: s
     assert given is not None
     assert (given.polarity, given.value) == (polarity, value)
     assert len(given.raw) <= 200
-
-
-class TestVotesInARollout:
-    @pytest.fixture
-    def rollout(self, session: Session) -> Any:
-        version = make_version(session)
-        plan = Plan("quick", (Stage(0.5, 30, 0.0, 0.15),), epoch="stage")
-        return start(session, version.name, plan, actor="test", against="base")
-
-    def test_the_first_rating_of_a_unit_votes_and_no_other(self, session: Session, rollout: Any) -> None:
-        talk = Talk(session, rollout_id=rollout.id, arm="challenger")
-        unit = make_unit(session, rollout.id, "challenger", customer=session.get_one(Customer, talk.answer.customer_id))
-        unit.assigned_at = talk.answer.created_at
-        session.flush()
-        talk.signal("👎")
-        talk.signal("👍")
-        session.refresh(unit)
-        assert (unit.vote, unit.vote_message_id) == (0.0, talk.answer.id)
-
-    def test_a_neutral_reaction_does_not_vote(self, session: Session, rollout: Any) -> None:
-        talk = Talk(session, rollout_id=rollout.id, arm="challenger")
-        unit = make_unit(session, rollout.id, "challenger", customer=session.get_one(Customer, talk.answer.customer_id))
-        unit.assigned_at = talk.answer.created_at
-        session.flush()
-        talk.signal("🦆")
-        assert unit.vote is None
-
-    def test_the_vote_goes_to_the_arm_that_answered(self, session: Session, rollout: Any) -> None:
-        talk = Talk(session, rollout_id=rollout.id, arm="champion")
-        unit = make_unit(session, rollout.id, "challenger", customer=session.get_one(Customer, talk.answer.customer_id))
-        unit.assigned_at = talk.answer.created_at
-        session.flush()
-        talk.signal("👎")
-        assert session.scalars(select(Assignment.vote)).all() == [None]
 
 
 class TestEdits:
