@@ -22,6 +22,7 @@ from bot.rollout_words import describe, explanation
 from core import registry
 from core.db import transaction
 from core.errors import BadInput, NotAllowed, NotFound, NpllmError
+from core.explain import sentence
 from core.rollouts import ACTIVE, PRESETS, Plan, read_plan
 from core.tables import Rollout, RolloutEvent
 
@@ -296,8 +297,10 @@ def explain(door: Door, context: str, as_json: bool) -> Answer:
     """Why it stands where it stands, in sentences and numbers, and what would change it."""
     with door.session(READERS) as db:
         view = _view(db, context)
-        lines = explanation(view)
-        return Answer("\n".join(lines), {**describe(view), "explanation": lines}, as_json=as_json)
+        facts = rollouts.explain(db, view.rollout) if view.rollout.state in ACTIVE else []
+        lines = [*explanation(view), *(sentence(fact, "en") for fact in facts)]
+        data = {**describe(view), "explanation": lines, "facts": [vars(fact) for fact in facts]}
+        return Answer("\n".join(lines), data, as_json=as_json)
 
 
 @rollout.command()

@@ -19,7 +19,8 @@ from bot.wiring import Awake
 from core import events, registry
 from core.db import transaction
 from core.errors import Conflict, NotFound, NpllmError
-from core.rollouts import ACTIVE, Decision, Plan, decide
+from core.explain import Fact, facts
+from core.rollouts import ACTIVE, Decision, Plan, decide, weigh
 from core.tables import AdapterVersion, Context, Rollout, RolloutEvent, now
 
 log = logging.getLogger(__name__)
@@ -229,6 +230,20 @@ def look(session: Session, rollout: Rollout) -> Decision:
         elapsed=(now() - rollout.stage_started_at).total_seconds(),
         total_elapsed=(now() - rollout.started_at).total_seconds(),
     )
+
+
+def explain(session: Session, rollout: Rollout) -> list[Fact]:
+    """Every figure with its limit, and what would change the decision; many looks' work, so on request only."""
+    plan = Plan.from_json(rollout.plan)
+    _, anchor = holdback_of(session, rollout, plan)
+    votes = units.read_votes(
+        session, rollout, anchor=anchor, blue_green=plan.mode == "blue-green", stages=len(plan.stages)
+    )
+    return facts(
+        plan, rollout.stage, votes, weigh(plan, rollout.stage, votes),
+        elapsed=(now() - rollout.stage_started_at).total_seconds(),
+        total_elapsed=(now() - rollout.started_at).total_seconds(),
+    )  # fmt: skip
 
 
 def act(session: Session, rollout: Rollout, decision: Decision) -> Rollout:

@@ -139,6 +139,7 @@ def test_every_verb_prints_data(cli: Cli, running: str, engine: Engine) -> None:
         for verb in ("explain", "list", "history", "set-weight 30", "pause", "resume", "promote", "abort", "abort ")
     }
     assert shown["explain"]["evidence"]["challenger"]["votes"] > 0
+    assert {"harm", "no_worse", "stage_votes"} <= {fact["name"] for fact in shown["explain"]["facts"]}
     assert shown["list"][0]["version"] == running
     assert shown["history"][0]["verb"] == "start"
     assert shown["set-weight 30"]["weight"] == 0.3
