@@ -84,6 +84,7 @@ def duties(settings: Settings, engine: Engine, client: redis.Redis) -> list[Duty
         Duty(2.0, lambda: sweep(engine, client)),
         Duty(5.0, lambda: enqueue(client, jobs.FILL_ANNOTATIONS, at_most_every=4.0)),
         Duty(10.0, lambda: enqueue(client, jobs.GUARD_ROLLOUTS, at_most_every=2.0)),
+        Duty(10.0, lambda: enqueue(client, jobs.SEND_ALERTS, at_most_every=5.0)),
         Duty(30.0, lambda: enqueue(client, jobs.RELEASE_CLAIMS, at_most_every=20.0)),
         Duty(30.0, nights),
         Duty(600.0, lambda: enqueue(client, jobs.ERASE, at_most_every=300.0)),

@@ -4,6 +4,7 @@ import logging
 from datetime import timedelta
 from typing import Any
 
+import redis
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
@@ -12,12 +13,13 @@ from bot.chat import take_turn
 from bot.lanes import Lease, LeaseLost, lease
 from bot.slack import desk
 from bot.wiring import Awake, get_awake
+from core import jobs
 from core.db import transaction
 from core.errors import NpllmError, Unavailable, VendorUnavailable
 from core.messages import Inbound, InboundCommand, InboundEdit, InboundMessage, InboundSignal, InboundStatus
 from core.tables import InboundEvent, now
 from integrations.meta import webhook as meta
-from integrations.redis.queue import ring
+from integrations.redis.queue import enqueue, ring
 from integrations.slack import webhook as slack
 from integrations.twilio import webhook as twilio
 
@@ -64,9 +66,17 @@ def release_claims() -> None:
 
 def guard_rollouts() -> None:
     """Look at every running rollout's evidence, and act on it."""
-    from bot.rollouts import guard_all
+    from bot.controller import guard_all
 
     guard_all(get_awake())
+    send_alerts()
+
+
+def send_alerts() -> None:
+    """Tell operators what is due to be told."""
+    from bot.alerts import deliver
+
+    deliver(get_awake())
 
 
 def erase() -> None:
@@ -122,6 +132,8 @@ def _handle(awake: Awake, event: InboundEvent, held: Lease) -> Inbound | None:
             with transaction(awake.engine) as session:
                 held.fence(session)
                 _note(session, event, inbound)
+            if isinstance(inbound, InboundSignal):
+                _ring_the_guard(awake)
     except LeaseLost:
         raise
     except Exception as error:
@@ -130,6 +142,14 @@ def _handle(awake: Awake, event: InboundEvent, held: Lease) -> Inbound | None:
         if isinstance(error, Unavailable):
             raise
     return inbound
+
+
+def _ring_the_guard(awake: Awake) -> None:
+    """A vote may decide a rollout. Without Redis the clock's own round does."""
+    try:
+        enqueue(awake.redis, jobs.GUARD_ROLLOUTS, at_most_every=1.0)
+    except redis.RedisError as error:
+        log.info("The controller is not rung: %s", error)
 
 
 def _note(session: Session, event: InboundEvent, inbound: Inbound | None) -> None:

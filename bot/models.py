@@ -77,8 +77,12 @@ class Models:
             self.server.load_adapter(served.name, str(Path(folder).resolve()), served.sha256)
             self._loaded.add(served.name)
 
-    def keep_only(self, live: Iterable[Served]) -> None:
-        """Load what is live and let go of the rest: every loaded version costs memory and time."""
+    def keep_only(self, live: Iterable[Served]) -> dict[str, NpllmError]:
+        """Load what is live and let go of the rest: every loaded version costs memory and time.
+
+        Returns what went wrong, by the version's name.
+        """
+        wrong: dict[str, NpllmError] = {}
         names = {served.name for served in live if served.name}
         listed = set(self.server.models())
         with self._lock:
@@ -87,10 +91,11 @@ class Models:
             if served.name and served.name not in listed:
                 try:
                     self.load(served)
-                except NpllmError:
-                    continue  # a turn will say so, and go on with the next in its chain
+                except NpllmError as error:
+                    wrong[served.name] = error  # a turn goes on with the next in its chain
         for name in sorted(self._known_versions(listed) - names):
             self.server.unload_adapter(name)
+        return wrong
 
     def _known_versions(self, listed: set[str]) -> set[str]:
         """Of the listed models those that are versions of ours; a shared server may list others'."""

@@ -88,6 +88,8 @@ def outlook(session: Session, context: Context, settings: Settings, at: datetime
         waits.append(f"Somebody wrote {silence:.0f} minutes ago; {schedule.idle_minutes:.0f} of silence are needed.")
     if not rebuild and (new := fresh_examples(session, context.name)) < schedule.minimum:
         waits.append(f"{new} answers were corrected or liked since the last night; {schedule.minimum} are needed.")
+    if not rebuild and context.frozen_reason is not None:
+        waits.append(f"Promotions and nights are frozen: {context.frozen_reason}")
     if waits:
         return Outlook(False, waits, strategy, night, rebuild)
     why = "Data was erased: everything that is left is learned again from the base." if rebuild else "A night is due."

@@ -4,10 +4,12 @@ import uuid
 from datetime import timedelta
 from typing import cast
 
-from sqlalchemy import ColumnElement, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, Text, or_, select, tuple_, update
+from sqlalchemy import cast as cast_to_text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
+from core.errors import NotFound
 from core.messages import InboundMessage, Person
 from core.plans import Audience
 from core.prompts import Language
@@ -136,3 +138,19 @@ NO_CONSENT: dict[Language, str] = {
 def audience_of(customer: Customer, channel: str) -> Audience:
     """The circle a person belongs to: employees are internal, others are what `npllm rollout audience` made them."""
     return "internal" if channel == "slack" else cast(Audience, customer.audience)
+
+
+def set_audience(session: Session, name: str, audience: Audience) -> None:
+    """Put a person into a circle, by any of their identifiers or by our id.
+
+    Raises:
+        NotFound: nobody is known by it.
+    """
+    by_identity = select(CustomerIdentity.customer_id).where(CustomerIdentity.value == name)
+    changed = session.execute(
+        update(Customer)
+        .where(or_(Customer.id.in_(by_identity), cast_to_text(Customer.id, Text) == name))
+        .values(audience=audience)
+    )
+    if changed.rowcount == 0:  # type: ignore[attr-defined]
+        raise NotFound("Nobody is known by that.", "Give a phone (+55…), or an id from `npllm events list`.")

@@ -6,24 +6,27 @@ words and never raises for what an operator may do wrong; it says so.
 
 import shlex
 import time
+import uuid
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
-from bot import rollouts
+from bot import outcomes, people, rollouts
 from bot.ops.figures import RolloutView, rollout_view
 from bot.rollout_words import describe, explanation
+from bot.watch import votes_per_day
 from core import registry
 from core.db import transaction
 from core.errors import BadInput, NotAllowed, NotFound, NpllmError
 from core.explain import sentence
-from core.rollouts import ACTIVE, PRESETS, Plan, read_plan
+from core.plans import Audience
+from core.rollouts import ACTIVE, PRESETS, Mode, Plan, preset_for, read_plan
 from core.tables import Rollout, RolloutEvent
 
 OPERATORS = frozenset({"ops", "admin"})  # may change a rollout
@@ -124,18 +127,23 @@ def rollout() -> None:
 @rollout.command()
 @click.argument("version")
 @click.option("--plan", "plan_file", type=click.Path(dir_okay=False, path_type=Path), help="A plan's YAML file.")
-@click.option("--preset", type=click.Choice(sorted(PRESETS)), default="small", show_default=True)
+@click.option("--preset", type=click.Choice(sorted(PRESETS)), help="Default: by the rated answers a day.")
 @click.option("--against", default=None, help="`base`, or a version; default: the champion.")
+@click.option("--queue", is_flag=True, help="Where one is active: wait for its end (in place of whoever waits).")
 @reason_option
 @as_json_option
 @click.pass_obj
 def start(
-    door: Door, version: str, plan_file: Path | None, preset: str, against: str | None, reason: str, as_json: bool
-) -> Answer:
-    """Begin: the challenger gets its first share of the people."""
-    plan = _plan(door, plan_file) if plan_file else PRESETS[preset]
+    door: Door, version: str, plan_file: Path | None, preset: str | None, against: str | None, queue: bool,
+    reason: str, as_json: bool,
+) -> Answer:  # fmt: skip
+    """Begin: the challenger gets its first share of the people (blue-green: after its checks, all of them)."""
     with door.session() as db:
-        started = rollouts.start(db, version, plan, actor=door.actor, against=against, reason=reason)
+        plan = _plan(door, plan_file) if plan_file else _preset(db, version, preset)
+        started = rollouts.start(db, version, plan, actor=door.actor, against=against, reason=reason, queue=queue)
+        if started.state == "waiting":
+            text = f"{version} waits until the rollout of '{started.context}' ends."
+            return Answer(text, {"id": str(started.id), "version": version, "state": "waiting"}, as_json=as_json)
         return _say(db, started.context, as_json)
 
 
@@ -212,6 +220,19 @@ def set_weight(door: Door, percent: float, context: str, reason: str, as_json: b
         return _say(db, context, as_json)
 
 
+@rollout.command("set-mode")
+@click.argument("mode", type=click.Choice(get_args(Mode)))
+@context_option
+@reason_option
+@as_json_option
+@click.pass_obj
+def set_mode(door: Door, mode: Mode, context: str, reason: str, as_json: bool) -> Answer:
+    """Go on as canary, ab (one stage of halves) or blue-green (checks, then all at once)."""
+    with door.session() as db:
+        rollouts.set_mode(db, context, mode, actor=door.actor, reason=reason)
+        return _say(db, context, as_json)
+
+
 @rollout.command()
 @context_option
 @reason_option
@@ -230,10 +251,12 @@ def pause(door: Door, context: str, reason: str, as_json: bool) -> Answer:
 @as_json_option
 @click.pass_obj
 def resume(door: Door, context: str, reason: str, as_json: bool) -> Answer:
-    """Go on after a pause or a hold."""
+    """Go on after a pause or a hold; ends a freeze of promotions and nights too."""
     with door.session() as db:
-        rollouts.resume(db, context, actor=door.actor, reason=reason)
-        return _say(db, context, as_json)
+        if rollouts.resume(db, context, actor=door.actor, reason=reason) is not None:
+            return _say(db, context, as_json)
+    text = f"'{context}' is no longer frozen: promotions and nights go on."
+    return Answer(text, {"context": context, "state": "thawed"}, as_json=as_json)
 
 
 @rollout.command()
@@ -304,6 +327,33 @@ def explain(door: Door, context: str, as_json: bool) -> Answer:
 
 
 @rollout.command()
+@click.argument("conversation", type=click.UUID)
+@click.argument("kind")
+@click.option(
+    "--value", type=float, default=1.0, show_default=True, help="1 it came about, 0 it did not; or an amount."
+)
+@as_json_option
+@click.pass_obj
+def outcome(door: Door, conversation: uuid.UUID, kind: str, value: float, as_json: bool) -> Answer:
+    """What came of a conversation: resolution, conversion, or what the business counts. Said again, it replaces."""
+    with door.session() as db:
+        data = outcomes.record(db, conversation, kind, value, source=door.actor)
+    return Answer(f"{kind} of {conversation}: {value:g}, counted for {data['version']}.", data, as_json=as_json)
+
+
+@rollout.command()
+@click.argument("person")
+@click.argument("circle", type=click.Choice(get_args(Audience)))
+@as_json_option
+@click.pass_obj
+def audience(door: Door, person: str, circle: Audience, as_json: bool) -> Answer:
+    """Put a person (a phone, or an identifier of ours) into a circle: internal, beta or all."""
+    with door.session() as db:
+        people.set_audience(db, person, circle)
+    return Answer(f"{person} is in the circle '{circle}'.", {"person": person, "audience": circle}, as_json=as_json)
+
+
+@rollout.command()
 @click.argument("plan_file", type=click.Path(dir_okay=False, path_type=Path), required=False)
 @click.option("--example", is_flag=True, help="Print a plan to start from.")
 @as_json_option
@@ -331,6 +381,12 @@ def _view(db: Session, context: str) -> RolloutView:
     if view is None:
         raise NotFound(f"'{context}' has had no rollout yet.", "npllm rollout start VERSION begins one.")
     return view
+
+
+def _preset(db: Session, version: str, name: str | None) -> Plan:
+    if name is not None:
+        return PRESETS[name]
+    return preset_for(votes_per_day(db, registry.by_name(db, version).context))
 
 
 def _plan(door: Door, path: Path) -> Plan:

@@ -4,28 +4,27 @@ Every change is a compare-and-set on `row_version` with its audit row in the sam
 or two operators one wins, and no state exists without a row that says who made it and why. Abort always wins.
 """
 
-import logging
 import secrets
 import uuid
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Any, Literal
 
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from bot import units
-from bot.router import Served, holdback_of, read_routes
-from bot.wiring import Awake
+from bot.alerts import raise_alert
+from bot.router import holdback_of
 from core import events, registry
-from core.db import transaction
-from core.errors import Conflict, NotFound, NpllmError
+from core.errors import Conflict, NotFound
 from core.explain import Fact, facts
-from core.rollouts import ACTIVE, Decision, Plan, decide, weigh
+from core.rollouts import ACTIVE, PRESETS, Decision, Mode, Plan, Stage, Stop, Votes, decide, weigh
 from core.tables import AdapterVersion, Context, Rollout, RolloutEvent, now
 
-log = logging.getLogger(__name__)
-
 CONTROLLER = "controller"
+TAKE_BACK = timedelta(minutes=10)  # how long after a promotion `abort` still means it
 EventOf = Literal["rollout.started", "rollout.advanced", "rollout.held", "rollout.promoted", "rollout.rolled_back"]
 
 
@@ -41,12 +40,18 @@ class Change:
     stage: int | None = None
     weight: float | None = None
     evidence: dict[str, Any] | None = None
+    plan: Plan | None = None
 
 
 def start(
-    session: Session, name: str, plan: Plan, *, actor: str, against: str | None = None, reason: str = ""
-) -> Rollout:
+    session: Session, name: str, plan: Plan, *, actor: str, against: str | None = None, reason: str = "",
+    queue: bool = False,
+) -> Rollout:  # fmt: skip
     """Begin a rollout of a version against the champion (or against `base`, or another version by name).
+
+    Args:
+        queue: where one is active, wait until it has ended; whoever waited before is superseded. Evidence is never
+            carried over.
 
     Raises:
         Conflict: the context has a rollout already, or the version may not be served.
@@ -56,36 +61,117 @@ def start(
     if version.state != "registered":
         raise Conflict(f"{name} is {version.state}: {'; '.join(map(str, version.reasons)) or 'see its run'}.",
                        "npllm rollout retry revives a quarantined version.")  # fmt: skip
+    control = _control(session, version, against)
     active = current(session, version.context)
-    if active is not None:
-        raise Conflict(f"A rollout is {active.state} in '{version.context}'.", "Promote or abort it first.")
-    champion = registry.champion(session, version.context)
-    control = champion
+    if active is not None and not queue:
+        raise Conflict(
+            f"A rollout is {active.state} in '{version.context}'.", "Promote or abort it first, or --queue this one."
+        )
+    if active is not None and active.version_id == version.id:
+        raise Conflict(f"{name} is rolling out already.", "npllm rollout status shows it.")
+    begins = active is None
+    if not begins:
+        _supersede(session, version.context, name)
+    rollout = Rollout(
+        context=version.context,
+        version_id=version.id,
+        against_id=control.id if control else None,
+        mode=plan.mode,
+        plan=plan.to_json(),
+        weight=_first_weight(plan) if begins else 0.0,
+        salt=secrets.token_hex(8),
+        state="running" if begins else "waiting",
+        evidence={} if begins else {"against": against},
+        slow_ms=units.slow_ms(session, version.context, control.name if control else "base"),
+    )
+    session.add(rollout)
+    session.flush()
+    _announce_start(session, rollout, version, control, "start" if begins else "queue", actor, reason)
+    return rollout
+
+
+def _control(session: Session, version: AdapterVersion, against: str | None) -> AdapterVersion | None:
+    """What a version is compared with; None is the frozen base."""
+    control = registry.champion(session, version.context)
     if against is not None:
         control = None if against == "base" else registry.by_name(session, against)
     if control is not None and control.id == version.id:
-        raise Conflict(f"{name} already serves '{version.context}'.", "Start another version, or name --against base.")
-    rollout = Rollout(
-        context=version.context, version_id=version.id, against_id=control.id if control else None, mode=plan.mode,
-        plan=plan.to_json(), weight=plan.stages[0].weight, salt=secrets.token_hex(8),
-        slow_ms=units.slow_ms(session, version.context, control.name if control else "base"),
-    )  # fmt: skip
-    session.add(rollout)
-    session.flush()
+        raise Conflict(
+            f"{version.name} already serves '{version.context}'.", "Start another version, or name --against base."
+        )
+    return control
+
+
+def _first_weight(plan: Plan) -> float:
+    """Blue-green begins in the shadow: nobody is served before the checks."""
+    return 0.0 if plan.mode == "blue-green" else plan.stages[0].weight
+
+
+def _announce_start(
+    session: Session, rollout: Rollout, version: AdapterVersion, control: AdapterVersion | None, verb: str,
+    actor: str, reason: str,
+) -> None:  # fmt: skip
     after = _facts(rollout) | {
-        "version": version.name,
-        "against": control.name if control else "base",
-        "plan": plan.name,
-    }
-    _audit(session, rollout, "start", actor, reason, before={}, after=after)
-    events.record(session, "rollout.started", context=rollout.context, rollout=str(rollout.id), actor=actor, **after)
-    return rollout
+        "version": version.name, "against": control.name if control else "base", "plan": rollout.plan["name"],
+    }  # fmt: skip
+    _audit(session, rollout, verb, actor, reason, before={}, after=after)
+    if rollout.state == "running":
+        events.record(
+            session, "rollout.started", context=rollout.context, rollout=str(rollout.id), actor=actor, **after
+        )
+        raise_alert(session, "rollout.started", context=rollout.context, actor=actor, reason=reason, **after)
+
+
+def waiting(session: Session, context: str) -> Rollout | None:
+    """The rollout that takes its turn next."""
+    return session.scalar(select(Rollout).where(Rollout.context == context, Rollout.state == "waiting"))
+
+
+def _supersede(session: Session, context: str, by: str) -> None:
+    """The newest waits; an older one that waited never gets a turn."""
+    if (older := waiting(session, context)) is None:
+        return
+    reason = f"{by} is newer"
+    older.state, older.reason, older.ended_at = "superseded", reason, now()
+    older.row_version += 1
+    session.flush()
+    _audit(session, older, "supersede", CONTROLLER, reason, {"state": "waiting"}, _facts(older))
+
+
+def next_in_line(session: Session, context: str) -> None:
+    """Nothing runs: who waits begins, against the champion of now."""
+    if current(session, context) is not None or (rollout := waiting(session, context)) is None:
+        return
+    version = session.get_one(AdapterVersion, rollout.version_id)
+    champion = registry.champion(session, context)
+    if version.state != "registered" or (champion is not None and champion.id == version.id):
+        rollout.state, rollout.ended_at = "superseded", now()
+        rollout.reason = f"{version.name} is {version.state}" if version.state != "registered" else "it serves already"
+        _audit(session, rollout, "supersede", CONTROLLER, rollout.reason, {"state": "waiting"}, _facts(rollout))
+        return
+    control = _control(session, version, rollout.evidence.get("against"))
+    values = {
+        "state": "running", "weight": _first_weight(Plan.from_json(rollout.plan)), "evidence": {},
+        "against_id": control.id if control else None, "started_at": func.now(), "stage_started_at": func.now(),
+        "row_version": rollout.row_version + 1,
+    }  # fmt: skip
+    changed = session.execute(
+        update(Rollout)
+        .where(Rollout.id == rollout.id, Rollout.state == "waiting", Rollout.row_version == rollout.row_version)
+        .values(**values)
+    )
+    if changed.rowcount != 1:  # type: ignore[attr-defined]
+        raise Conflict("The rollout changed meanwhile.")
+    session.refresh(rollout)
+    _announce_start(session, rollout, version, control, "start", CONTROLLER, "it was next in line")
 
 
 def current(session: Session, context: str, *, lock: bool = False) -> Rollout | None:
     """The context's active rollout."""
     query = select(Rollout).where(Rollout.context == context, Rollout.state.in_(ACTIVE))
-    return session.scalar(query.with_for_update() if lock else query)
+    if lock:
+        query = query.with_for_update().execution_options(populate_existing=True)
+    return session.scalar(query)
 
 
 def require_current(session: Session, context: str) -> Rollout:
@@ -108,8 +194,40 @@ def pause(session: Session, context: str, *, actor: str, reason: str = "") -> Ro
     return apply(session, require_current(session, context), Change("pause", actor, reason, "paused"))
 
 
-def resume(session: Session, context: str, *, actor: str, reason: str = "") -> Rollout:
+def resume(session: Session, context: str, *, actor: str, reason: str = "") -> Rollout | None:
+    """Go on after a pause or a hold; a freeze (see bot/watch.py) ends too. None where only that was to be ended."""
+    row = registry.get_context(session, context)
+    thawed = row.frozen_reason is not None
+    if thawed:
+        before = {"state": "frozen", "reason": row.frozen_reason}
+        row.frozen_reason, row.watched_since = None, now()
+        _note(session, context, "thaw", actor, reason, before, {"state": "thawed"})
+    if thawed and current(session, context) is None:
+        return None
     return apply(session, require_current(session, context), Change("resume", actor, reason, "running"))
+
+
+def set_mode(session: Session, context: str, mode: Mode, *, actor: str, reason: str = "") -> Rollout:
+    """Go on in another way. Stages already passed stay in the plan: what was seen in them stays evidence.
+
+    `ab`: one stage of halves. `canary`: the preset's ladder from here on. `blue-green`: shadow and smoke checks, then
+    all at once.
+    """
+    rollout = require_current(session, context)
+    plan = Plan.from_json(rollout.plan)
+    now_at = plan.stages[rollout.stage]
+    if mode == "ab":
+        following: tuple[Stage, ...] = (replace(now_at, weight=0.5),)
+    elif mode == "blue-green":
+        following = (replace(now_at, weight=1.0),)
+    else:
+        ladder = PRESETS.get(plan.name, PRESETS["medium"]).stages
+        following = tuple(stage for stage in ladder if stage.weight > rollout.weight) or ladder[-1:]
+    plan = replace(plan, mode=mode, stages=plan.stages[: rollout.stage + 1] + following)
+    stage = rollout.stage + 1
+    weight = 0.0 if mode == "blue-green" else following[0].weight
+    change = Change("set-mode", actor, reason, "running", "rollout.advanced", stage, weight, plan=plan)
+    return apply(session, rollout, change)
 
 
 def promote(session: Session, context: str, *, actor: str, full: bool = False, reason: str = "") -> Rollout:
@@ -128,12 +246,33 @@ def promote(session: Session, context: str, *, actor: str, full: bool = False, r
 
 
 def abort(session: Session, context: str, *, actor: str, reason: str = "") -> Rollout | None:
-    """Stop the rollout and go to the stable version, in any state; None where none is active (no error)."""
-    rollout = current(session, context, lock=True)
-    if rollout is None:
-        return None
+    """Stop the rollout and go to the stable version, in any state; None where none is active (no error).
+
+    Abort wins over a promotion that came a moment before it: within `TAKE_BACK` the champion of before serves again.
+    """
+    if (rollout := current(session, context, lock=True)) is not None:
+        return _abort_active(session, rollout, actor, reason)
+    promoted = _just_promoted(session, context)
+    if promoted is not None:
+        before = promoted.evidence.get("champion_before", "base")
+        to = None if before == "base" else registry.by_name(session, before)
+        _uncrown(session, context, to, "abort", actor, reason or "right after its promotion")
+    return promoted
+
+
+def _abort_active(session: Session, rollout: Rollout, actor: str, reason: str) -> Rollout:
     _quarantine(session, rollout.version_id, f"aborted by {actor}: {reason}".rstrip(": "))
     return apply(session, rollout, Change("abort", actor, reason, "aborted", "rollout.rolled_back", weight=0.0))
+
+
+def _just_promoted(session: Session, context: str) -> Rollout | None:
+    return session.scalar(
+        select(Rollout)
+        .join(Context, (Context.name == Rollout.context) & (Context.champion_id == Rollout.version_id))
+        .where(Rollout.context == context, Rollout.state == "promoted", Rollout.ended_at > now() - TAKE_BACK)
+        .order_by(Rollout.ended_at.desc())
+        .limit(1)
+    )
 
 
 def undo(session: Session, context: str, *, actor: str, to: str | None = None, reason: str = "") -> str:
@@ -142,7 +281,8 @@ def undo(session: Session, context: str, *, actor: str, to: str | None = None, r
     Raises:
         NotFound: there is no earlier version to go to.
     """
-    abort(session, context, actor=actor, reason=reason or "undo")
+    if (active := current(session, context, lock=True)) is not None:
+        _abort_active(session, active, actor, reason or "undo")
     champion = registry.champion(session, context)
     target: AdapterVersion | None
     if to == "base":
@@ -163,14 +303,28 @@ def undo(session: Session, context: str, *, actor: str, to: str | None = None, r
         )  # fmt: skip
         if champion is None:
             raise NotFound(f"'{context}' is served by the frozen base already.", "Name one: --to-version N.")
+    return _uncrown(session, context, target, "undo", actor, reason)
+
+
+def _uncrown(session: Session, context: str, target: AdapterVersion | None, verb: str, actor: str, reason: str) -> str:
+    """An older version (None: the frozen base) serves again; the champion that was is quarantined."""
+    champion = registry.champion(session, context)
     registry.crown(session, context, target.id if target else None, expected=champion.id if champion else None)
     name = target.name if target else "base"
-    if champion is not None:
-        _quarantine(session, champion.id, f"undone by {actor}: {reason}".rstrip(": "))
-    _note(
-        session, context, "undo", actor, reason, {"champion": champion.name if champion else "base"}, {"champion": name}
-    )
-    events.record(session, "rollout.rolled_back", context=context, actor=actor, champion=name, verb="undo")
+    before = {"champion": champion.name if champion else "base"}
+    if champion is not None and champion.name != name:
+        done = {"undo": "undone", "abort": "aborted"}[verb]
+        _quarantine(session, champion.id, f"{done} by {actor}: {reason}".rstrip(": "))
+    session.get_one(Context, context).watched_since = now()
+    _note(session, context, verb, actor, reason, before, {"champion": name, "state": "undone"})
+    events.record(
+        session, "rollout.rolled_back", context=context, actor=actor, champion=name, verb=verb, reason=reason,
+        version=before["champion"],
+    )  # fmt: skip
+    raise_alert(
+        session, "rollout.rolled_back", context=context, state="undone", version=before["champion"], champion=name,
+        actor=actor, reason=reason,
+    )  # fmt: skip
     return name
 
 
@@ -192,40 +346,18 @@ def retry(session: Session, name: str, *, actor: str, reason: str = "") -> Adapt
     return version
 
 
-def guard_all(awake: Awake) -> None:
-    """Act on every active rollout's evidence, and have the model server keep what is live."""
-    with transaction(awake.engine) as session:
-        contexts = list(session.scalars(select(Context.name).order_by(Context.name)))
-    live: list[Served] = []
-    for context in contexts:
-        try:
-            with transaction(awake.engine) as session:
-                rollout = current(session, context)
-                if rollout is not None:
-                    act(session, rollout, look(session, rollout))
-        except Conflict as error:
-            log.info("%s", error)  # somebody else was quicker
-        with transaction(awake.engine) as session:
-            routes = read_routes(session, context, holdback=awake.settings.holdback_share)
-        served = (routes.champion, routes.challenger, routes.control, routes.holdback)
-        live += [one for one in served if one is not None]
-    try:
-        awake.models.keep_only(live)
-    except NpllmError as error:
-        log.warning("Versions could not be kept loaded: %s", error)
+def look(session: Session, rollout: Rollout, stops: Sequence[Stop] = ()) -> Decision:
+    """What the evidence says of a rollout now.
 
-
-def look(session: Session, rollout: Rollout) -> Decision:
-    """What the evidence says of a rollout now."""
+    Args:
+        stops: what was found wrong with the challenger itself.
+    """
     plan = Plan.from_json(rollout.plan)
-    _, anchor = holdback_of(session, rollout, plan)
-    votes = units.read_votes(
-        session, rollout, anchor=anchor, blue_green=plan.mode == "blue-green", stages=len(plan.stages)
-    )
+    votes = votes_of(session, rollout)
     return decide(
         plan,
         rollout.stage,
-        votes,
+        replace(votes, stops=stops),
         state=rollout.state,
         elapsed=(now() - rollout.stage_started_at).total_seconds(),
         total_elapsed=(now() - rollout.started_at).total_seconds(),
@@ -234,11 +366,7 @@ def look(session: Session, rollout: Rollout) -> Decision:
 
 def explain(session: Session, rollout: Rollout) -> list[Fact]:
     """Every figure with its limit, and what would change the decision; many looks' work, so on request only."""
-    plan = Plan.from_json(rollout.plan)
-    _, anchor = holdback_of(session, rollout, plan)
-    votes = units.read_votes(
-        session, rollout, anchor=anchor, blue_green=plan.mode == "blue-green", stages=len(plan.stages)
-    )
+    plan, votes = Plan.from_json(rollout.plan), votes_of(session, rollout)
     return facts(
         plan, rollout.stage, votes, weigh(plan, rollout.stage, votes),
         elapsed=(now() - rollout.stage_started_at).total_seconds(),
@@ -246,16 +374,24 @@ def explain(session: Session, rollout: Rollout) -> list[Fact]:
     )  # fmt: skip
 
 
+def votes_of(session: Session, rollout: Rollout) -> Votes:
+    """What a rollout has seen."""
+    plan = Plan.from_json(rollout.plan)
+    _, anchor = holdback_of(session, rollout, plan)
+    return units.read_votes(
+        session, rollout, anchor=anchor, blue_green=plan.mode == "blue-green", stages=len(plan.stages)
+    )
+
+
 def act(session: Session, rollout: Rollout, decision: Decision) -> Rollout:
     """Carry a decision out. Waiting writes the figures down, nothing else."""
     plan, reason = Plan.from_json(rollout.plan), " ".join(decision.reasons)
-    evidence = decision.figures
+    evidence = {**decision.figures, **_kept(rollout)}
     if decision.action == "rollback":
-        _quarantine(session, rollout.version_id, reason)
-        change = Change(
-            "rollback", CONTROLLER, reason, "rolled_back", "rollout.rolled_back", weight=0.0, evidence=evidence
-        )
-        return apply(session, rollout, change)
+        return roll_back(session, rollout, reason, evidence)
+    frozen = registry.get_context(session, rollout.context).frozen_reason
+    if frozen is not None and decision.action in ("advance", "promote"):
+        decision = replace(decision, action="wait", reasons=[f"Promotions are frozen: {frozen}"])
     if decision.action == "promote":
         return _crown(session, rollout, CONTROLLER, reason, evidence)
     if decision.action == "advance":
@@ -273,6 +409,18 @@ def act(session: Session, rollout: Rollout, decision: Decision) -> Rollout:
     return rollout
 
 
+def roll_back(session: Session, rollout: Rollout, reason: str, evidence: dict[str, Any]) -> Rollout:
+    """Weight 0, and the version is quarantined."""
+    _quarantine(session, rollout.version_id, reason)
+    change = Change("rollback", CONTROLLER, reason, "rolled_back", "rollout.rolled_back", weight=0.0, evidence=evidence)
+    return apply(session, rollout, change)
+
+
+def _kept(rollout: Rollout) -> dict[str, Any]:
+    """What of the last look is no figure of this one, and is kept."""
+    return {name: rollout.evidence[name] for name in ("mix_checked_at",) if name in rollout.evidence}
+
+
 def apply(session: Session, rollout: Rollout, change: Change) -> Rollout:
     """Compare-and-set with its audit row.
 
@@ -287,6 +435,8 @@ def apply(session: Session, rollout: Rollout, change: Change) -> Rollout:
         values["weight"] = change.weight
     if change.evidence is not None:
         values["evidence"] = change.evidence
+    if change.plan is not None:
+        values |= {"plan": change.plan.to_json(), "mode": change.plan.mode}
     if change.state not in ACTIVE:
         values |= {"ended_at": func.now(), "reason": change.reason}
     changed = session.execute(
@@ -304,12 +454,21 @@ def apply(session: Session, rollout: Rollout, change: Change) -> Rollout:
             session, change.event, context=rollout.context, rollout=str(rollout.id), actor=change.actor,
             reason=change.reason, **after,
         )  # fmt: skip
+    if before["state"] != after["state"]:  # on changes of state only: a rollout that advances tells nobody
+        version = session.get_one(AdapterVersion, rollout.version_id).name
+        kind = change.event or f"rollout.{change.state}"
+        raise_alert(
+            session, kind, context=rollout.context, version=version, actor=change.actor, reason=change.reason,
+            rollout=str(rollout.id), **after,
+        )  # fmt: skip
     return rollout
 
 
 def _crown(session: Session, rollout: Rollout, actor: str, reason: str, evidence: dict[str, Any]) -> Rollout:
     champion = registry.champion(session, rollout.context)
     registry.crown(session, rollout.context, rollout.version_id, expected=champion.id if champion else None)
+    session.get_one(Context, rollout.context).watched_since = now()
+    evidence = {**evidence, "champion_before": champion.name if champion else "base"}
     change = Change("promote", actor, reason, "promoted", "rollout.promoted", weight=1.0, evidence=evidence)
     return apply(session, rollout, change)
 

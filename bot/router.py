@@ -135,6 +135,8 @@ def choose(routes: Routes, unit: str, at: datetime, audience: Audience = "all") 
     )
     if routes.challenger is None or plan is None:
         return _outside(routes, held, today)
+    if routes.weight == 0:  # blue-green, before its checks: everybody keeps the champion, and nobody is evidence
+        return _outside(routes, False, "", counted=False)
     if CIRCLES.index(audience) > CIRCLES.index(plan.stages[routes.stage].audience):
         return _outside(routes, False, "", counted=False)
     arm, probability = assign(

@@ -129,6 +129,13 @@ class Settings(BaseSettings):
     # Rollouts
     holdback_share: float = Field(0.05, ge=0, le=0.2)
     solicited_share: float = Field(0.08, ge=0, le=0.2)
+    rollout_nightly: bool = False
+    alert_slack_channel: str | None = None
+    alert_email_to: Annotated[list[str], NoDecode] = []
+    alert_email_from: str | None = None
+    smtp_url: SecretStr | None = None
+    alert_webhook_url: str | None = None
+    alert_webhook_secret: SecretStr | None = None
 
     # Night
     sleep_hours: str = "02:00-06:00"
@@ -148,7 +155,7 @@ class Settings(BaseSettings):
     retention_target: float = Field(0.95, ge=0.7, le=1)
     training_threads: int = Field(0, ge=0)
 
-    @field_validator("fallback_models", "chat_allowed_origins", "slack_operators", mode="before")
+    @field_validator("fallback_models", "chat_allowed_origins", "slack_operators", "alert_email_to", mode="before")
     @classmethod
     def _comma_separated(cls, value: Any) -> Any:
         return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value

@@ -94,6 +94,8 @@ class Context(Base):
     preset: Mapped[str] = mapped_column(server_default="support")
     overrides: Mapped[dict[str, Any]] = mapped_column(server_default=sql("'{}'::jsonb"))
     champion_id: Mapped[uuid.UUID | None] = mapped_column(references("adapter_versions.id"))
+    frozen_reason: Mapped[str | None]  # promotions and nights wait until an operator resumes
+    watched_since: Mapped[datetime | None]  # ratings before it are the past that later ones are held against
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
@@ -552,8 +554,9 @@ class Rollout(Base):
             "uq_rollouts_active", "context", unique=True,
             postgresql_where=sql("state IN ('running', 'paused', 'held')"),
         ),
+        Index("uq_rollouts_waiting", "context", unique=True, postgresql_where=sql("state = 'waiting'")),
         one_of("mode", "canary", "ab", "blue-green"),
-        one_of("state", "running", "paused", "held", "promoted", "rolled_back", "aborted"),
+        one_of("state", "waiting", "superseded", "running", "paused", "held", "promoted", "rolled_back", "aborted"),
     )  # fmt: skip
 
 
@@ -572,6 +575,44 @@ class RolloutEvent(Base):
     after: Mapped[dict[str, Any]] = mapped_column(server_default=sql("'{}'::jsonb"))
     reason: Mapped[str] = mapped_column(server_default="")
     evidence: Mapped[dict[str, Any]] = mapped_column(server_default=sql("'{}'::jsonb"))
+
+
+class Alert(Base):
+    """Something operators are told of; `done` says through which doors, and when."""
+
+    __tablename__ = "alerts"
+
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=new_id)
+    kind: Mapped[str]
+    data: Mapped[dict[str, Any]]
+    done: Mapped[dict[str, Any]] = mapped_column(server_default=sql("'{}'::jsonb"))
+    attempts: Mapped[int] = mapped_column(server_default=sql("0"))
+    not_before: Mapped[datetime] = mapped_column(server_default=func.now())
+    leased_until: Mapped[datetime | None]
+    error: Mapped[str | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    settled_at: Mapped[datetime | None]
+
+    __table_args__ = (Index("ix_alerts_due", "not_before", postgresql_where=sql("settled_at IS NULL")),)
+
+
+class BusinessOutcome(Base):
+    """What came of a conversation: bought, solved, or whatever the business counts; by the version that spoke last."""
+
+    __tablename__ = "outcomes"
+
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=new_id)
+    conversation_id: Mapped[uuid.UUID] = mapped_column(references("conversations.id", ondelete="CASCADE"))
+    context: Mapped[str]
+    kind: Mapped[str]
+    value: Mapped[float] = mapped_column(server_default=sql("1"))
+    version: Mapped[str | None]
+    rollout_id: Mapped[uuid.UUID | None]
+    arm: Mapped[str | None]
+    source: Mapped[str]
+    at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+    __table_args__ = (UniqueConstraint("conversation_id", "kind"), Index(None, "context", "at"))
 
 
 class Assignment(Base):

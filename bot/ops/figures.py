@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 
 from bot import rollouts
 from core import registry
-from core.rollouts import HARM_HOLD, HARM_ROLLBACK, PROMOTE, Decision, Plan
+from core.rollouts import ACTIVE, HARM_HOLD, HARM_ROLLBACK, PROMOTE, Decision, Plan
 from core.tables import AdapterVersion, ConsolidationRun, Context, Rollout, RolloutEvent
 
 _TRAFFIC = text("""
@@ -24,6 +24,18 @@ _TRAFFIC = text("""
     WHERE m.context = :context AND m.direction = 'out' AND m.kind = 'text'
       AND m.created_at > now() - interval '24 hours'
     GROUP BY 1 ORDER BY 2 DESC
+""")
+_BY_VERSION = text("""
+    SELECT m.version, count(*) AS replies, percentile_cont(0.5) WITHIN GROUP (ORDER BY m.latency_ms) AS p50,
+           percentile_cont(0.95) WITHIN GROUP (ORDER BY m.latency_ms) AS p95, avg(m.cost_usd) AS cost,
+           (SELECT avg(o.value) FROM npllm.outcomes o
+            WHERE o.rollout_id = :rollout AND o.version = m.version AND o.kind = 'resolution') AS resolution,
+           (SELECT avg(o.value) FROM npllm.outcomes o
+            WHERE o.rollout_id = :rollout AND o.version = m.version AND o.kind = 'conversion') AS conversion
+    FROM npllm.messages m
+    WHERE m.context = :context AND m.created_at >= :since AND m.rollout_id = :rollout AND m.direction = 'out'
+      AND m.version IS NOT NULL
+    GROUP BY m.version ORDER BY 2 DESC
 """)
 _WAITING = text("""
     SELECT (SELECT count(*) FROM npllm.inbound_events WHERE handled_at IS NULL) AS events,
@@ -62,6 +74,12 @@ class RolloutView:
         ]  # fmt: skip
 
 
+def by_version(session: Session, rollout: Rollout) -> list[dict[str, Any]]:
+    """Replies, latency, cost and business outcomes of each version that answered in a rollout."""
+    return [dict(row) for row in session.execute(_BY_VERSION, {"rollout": rollout.id, "since": rollout.started_at,
+            "context": rollout.context}).mappings()]  # fmt: skip
+
+
 def overview(session: Session) -> dict[str, Any]:
     """Every context's traffic, champion, rollout and last nights; and what waits."""
     contexts = []
@@ -89,10 +107,16 @@ def overview(session: Session) -> dict[str, Any]:
 def rollout_view(session: Session, context: str) -> RolloutView | None:
     """The context's active rollout, or its last one."""
     rollout = session.scalar(
-        select(Rollout).where(Rollout.context == context).order_by(Rollout.started_at.desc()).limit(1)
+        select(Rollout)
+        .where(Rollout.context == context, Rollout.state.not_in(("waiting", "superseded")))
+        .order_by(Rollout.state.in_(ACTIVE).desc(), Rollout.started_at.desc())
+        .limit(1)
     )
-    if rollout is None:
-        return None
+    return None if rollout is None else view_of(session, rollout)
+
+
+def view_of(session: Session, rollout: Rollout) -> RolloutView:
+    """One rollout, with its evidence now."""
     against = session.get(AdapterVersion, rollout.against_id) if rollout.against_id else None
     trail = session.scalars(
         select(RolloutEvent).where(RolloutEvent.rollout_id == rollout.id).order_by(RolloutEvent.id.desc()).limit(20)

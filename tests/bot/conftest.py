@@ -24,7 +24,10 @@ from integrations.postgres.embedded import EmbeddedPostgres
 TEMPLATE = "template_npllm"
 NOWHERE = "http://127.0.0.1:9"  # the port "discard": nobody listens, and the refusal is immediate
 
-_EMPTY = "UPDATE npllm.contexts SET champion_id = NULL, language = 'pt', overrides = '{}';" + "".join(
+_EMPTY = (
+    "UPDATE npllm.contexts SET champion_id = NULL, language = 'pt', overrides = '{}', frozen_reason = NULL,"
+    " watched_since = NULL;"
+) + "".join(
     f"DELETE FROM {table.fullname};" for table in reversed(Base.metadata.sorted_tables) if table.name != "contexts"
 )
 

@@ -1,0 +1,185 @@
+"""Telling operators that a rollout changed its state: Slack, e-mail, a webhook; each only where its settings are.
+
+An alert is a row, written in the transaction of what it tells of, and sent afterwards: none is lost, and nobody waits
+for a mail server inside a transaction. Every door is tried again on its own, by the schedule of Standard Webhooks
+(https://www.standardwebhooks.com: ten tries over three days); `webhook-id` stays the same, so that a receiver can tell
+a repetition.
+"""
+
+import json
+import logging
+import random
+import smtplib
+import ssl
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from email.message import EmailMessage
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import httpx
+from sqlalchemy import or_, select, update
+from sqlalchemy.orm import Session
+from standardwebhooks import Webhook
+
+from bot.wiring import Awake
+from core.db import transaction
+from core.errors import NpllmError, SettingError, VendorUnavailable
+from core.messages import Outgoing
+from core.settings import Settings
+from core.tables import Alert, now
+
+log = logging.getLogger(__name__)
+
+LEASE = 60.0  # seconds a sender has for one alert
+TIMEOUT = 10.0
+WAITS = (5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400)  # seconds before each further try
+_STATES = {
+    "pt": {"running": "em andamento", "paused": "em pausa", "held": "retido: decida", "promoted": "promovido",
+           "rolled_back": "revertido", "aborted": "abortado", "undone": "desfeito", "frozen": "promoções congeladas"},
+    "en": {"running": "running", "paused": "paused", "held": "held: decide", "promoted": "promoted",
+           "rolled_back": "rolled back", "aborted": "aborted", "undone": "undone", "frozen": "promotions are frozen"},
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Told:
+    """An alert out of its transaction."""
+
+    id: uuid.UUID
+    kind: str
+    at: str
+    data: dict[str, Any]
+    done: dict[str, Any]
+    attempts: int
+
+
+def raise_alert(session: Session, kind: str, *, context: str, **data: Any) -> None:
+    """Write an alert down. `data` has at least `state`; `version`, `reason` and `actor` are told where they are."""
+    session.add(Alert(kind=kind, data={"context": context, **data}))
+
+
+def deliver(awake: Awake) -> int:
+    """Send what is due; returns how many alerts were looked at. Called by the clock and after every guard."""
+    doors, count = open_doors(awake), 0
+    while (told := _claim(awake)) is not None:
+        count += 1
+        done, errors = dict(told.done), []
+        for name, send in doors.items():
+            if name in done:
+                continue
+            try:
+                send(told)
+                done[name] = now().isoformat()
+            except (NpllmError, OSError, smtplib.SMTPException, httpx.HTTPError, ValueError) as error:
+                errors.append(f"{name}: {error.message if isinstance(error, NpllmError) else type(error).__name__}")
+        _settle(awake, told, done, errors)
+    return count
+
+
+def open_doors(awake: Awake) -> dict[str, Callable[[Told], None]]:
+    """Whom to tell: every door whose settings are whole."""
+    settings = awake.settings
+    doors: dict[str, Callable[[Told], None]] = {}
+    if settings.alert_slack_channel and "slack" in awake.channels:
+        doors["slack"] = lambda told: _slack(awake, told)
+    if settings.smtp_url and settings.alert_email_to:
+        doors["email"] = lambda told: _email(settings, told)
+    if settings.alert_webhook_url and settings.alert_webhook_secret:
+        doors["webhook"] = lambda told: _webhook(settings, told)
+    return doors
+
+
+def sentence(told: Told, language: str) -> str:
+    """One line for a person."""
+    data, states = told.data, _STATES.get(language, _STATES["pt"])
+    what = data.get("version") or data["context"]
+    state = states.get(str(data.get("state")), str(data.get("state")))
+    line = f"{what} ({data['context']}): {state}"
+    if data.get("reason"):
+        line += f". {data['reason']}"
+    return f"{line} [{data['actor']}]" if data.get("actor") else line
+
+
+def _claim(awake: Awake) -> Told | None:
+    with transaction(awake.engine) as session:
+        alert = session.scalar(
+            select(Alert)
+            .where(
+                Alert.settled_at.is_(None), Alert.not_before <= now(),
+                or_(Alert.leased_until.is_(None), Alert.leased_until < now()),
+            )
+            .order_by(Alert.created_at)
+            .limit(1)
+            .with_for_update(skip_locked=True)
+        )  # fmt: skip
+        if alert is None:
+            return None
+        alert.leased_until = now() + timedelta(seconds=LEASE)
+        alert.attempts += 1
+        return Told(alert.id, alert.kind, alert.created_at.isoformat(), alert.data, alert.done, alert.attempts)
+
+
+def _settle(awake: Awake, told: Told, done: dict[str, Any], errors: list[str]) -> None:
+    values: dict[str, Any] = {"done": done, "error": "; ".join(errors)[:500] or None, "leased_until": None}
+    if errors and told.attempts <= len(WAITS):
+        wait = WAITS[told.attempts - 1] * random.uniform(1.0, 1.2)
+        values["not_before"] = now() + timedelta(seconds=wait)
+    else:
+        values["settled_at"] = now()
+    if errors:
+        log.warning("Alert %s (try %d): %s", told.kind, told.attempts, "; ".join(errors))
+    with transaction(awake.engine) as session:
+        session.execute(update(Alert).where(Alert.id == told.id).values(**values))
+
+
+def _slack(awake: Awake, told: Told) -> None:
+    text = sentence(told, awake.settings.language)
+    address = {"channel": awake.settings.alert_slack_channel}
+    awake.channel("slack").send(Outgoing(our_id=str(told.id), address=address, text=text))
+
+
+def _email(settings: Settings, told: Told) -> None:
+    assert settings.smtp_url is not None
+    text = sentence(told, settings.language)
+    message = EmailMessage()
+    message["Subject"] = f"[npllm] {text.splitlines()[0][:150]}"
+    message["From"] = settings.alert_email_from or settings.alert_email_to[0]
+    message["To"] = ", ".join(settings.alert_email_to)
+    message["Message-ID"] = f"<{told.id}@npllm>"
+    message.set_content(f"{text}\n\n{json.dumps(told.data, ensure_ascii=False, indent=2)}\n")
+    url = urlsplit(settings.smtp_url.get_secret_value())
+    host, secure = url.hostname or "", url.scheme == "smtps"
+    context = ssl.create_default_context()
+    server: smtplib.SMTP = (
+        smtplib.SMTP_SSL(host, url.port or 465, timeout=TIMEOUT, context=context)
+        if secure
+        else smtplib.SMTP(host, url.port or 587, timeout=TIMEOUT)
+    )
+    with server:
+        server.ehlo()
+        if not secure and server.has_extn("starttls"):
+            server.starttls(context=context)
+            server.ehlo()
+            secure = True
+        if url.username:
+            if not secure:
+                raise SettingError(f"{host} offers no TLS: no password is sent to it.", "Use smtps:// or another host.")
+            server.login(unquote(url.username), unquote(url.password or ""))
+        server.send_message(message)
+
+
+def _webhook(settings: Settings, told: Told) -> None:
+    assert settings.alert_webhook_url and settings.alert_webhook_secret
+    body = json.dumps({"type": told.kind, "timestamp": told.at, "data": told.data}, ensure_ascii=False)
+    at = now()
+    signature = Webhook(settings.alert_webhook_secret.get_secret_value()).sign(str(told.id), at, body)
+    headers = {
+        "content-type": "application/json", "webhook-id": str(told.id), "webhook-signature": signature,
+        "webhook-timestamp": str(int(at.timestamp())),
+    }  # fmt: skip
+    answer = httpx.post(settings.alert_webhook_url, content=body.encode(), headers=headers, timeout=TIMEOUT)
+    if not answer.is_success:
+        raise VendorUnavailable(f"The receiver answered {answer.status_code}.")

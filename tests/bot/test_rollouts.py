@@ -1,0 +1,296 @@
+"""The hand on the lever: every verb, the line of one, and who wins when two pull at once."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+from factories import LADDER, QUICK, make_version, make_votes
+from sqlalchemy import Engine, select
+from together import in_threads
+
+from bot import rollouts
+from bot.router import read_routes
+from core import registry
+from core.db import get_engine, transaction
+from core.errors import Conflict, NotFound
+from core.rollouts import Plan, Stage
+from core.tables import AdapterVersion, Alert, Context, Event, Rollout, RolloutEvent
+
+BAD, GOOD = {"challenger": 0.4, "control": 0.9}, {"challenger": 0.92, "control": 0.92}
+
+
+@pytest.fixture
+def engine(database_url: str) -> Engine:
+    return get_engine(database_url)
+
+
+@pytest.fixture
+def champion(engine: Engine) -> str:
+    with transaction(engine) as session:
+        return make_version(session, champion=True).name
+
+
+def new_version(engine: Engine) -> str:
+    with transaction(engine) as session:
+        return make_version(session).name
+
+
+def begin(engine: Engine, name: str, plan: Plan = LADDER, **facts: object) -> Rollout:
+    with transaction(engine) as session:
+        return rollouts.start(session, name, plan, actor="test", **facts)  # type: ignore[arg-type]
+
+
+def latest(engine: Engine) -> Rollout:
+    with transaction(engine) as session:
+        return session.scalars(select(Rollout).order_by(Rollout.id.desc())).first()  # type: ignore[return-value]
+
+
+def vote(engine: Engine, rollout: Rollout, rates: dict[str, float], *, n: int = 400, stage: int = 0) -> None:
+    with transaction(engine) as session:
+        make_votes(session, rollout.id, n, stage=stage, challenger=rates["challenger"], control=rates["control"])
+
+
+def look_and_act(engine: Engine) -> Rollout:
+    with transaction(engine) as session:
+        rollout = rollouts.require_current(session, "customers")
+        return rollouts.act(session, rollout, rollouts.look(session, rollout))
+
+
+def verbs(engine: Engine) -> list[str]:
+    with transaction(engine) as session:
+        return list(session.scalars(select(RolloutEvent.verb).order_by(RolloutEvent.id)))
+
+
+def test_harm_rolls_back_and_quarantines(engine: Engine, champion: str) -> None:
+    name = new_version(engine)
+    vote(engine, begin(engine, name), BAD)
+    ended = look_and_act(engine)
+    assert (ended.state, ended.weight) == ("rolled_back", 0.0)
+    assert "Evidence of harm" in str(ended.reason)
+    with transaction(engine) as session:
+        assert registry.by_name(session, name).state == "quarantined"
+        assert registry.champion(session, "customers").name == champion  # type: ignore[union-attr]
+        assert read_routes(session, "customers").challenger is None
+        assert session.scalars(select(Event.type).order_by(Event.id)).all()[-1] == "rollout.rolled_back"
+
+
+def test_stage_after_stage_to_all_traffic(engine: Engine, champion: str) -> None:
+    name = new_version(engine)
+    plan = replace(LADDER, anchor_margin=0.15, holdback=0.0)
+    rollout = begin(engine, name, plan)
+    vote(engine, rollout, GOOD)
+    assert (look_and_act(engine).stage, latest(engine).weight) == (1, 0.5)
+    vote(engine, rollout, GOOD, stage=1)
+    assert look_and_act(engine).state == "promoted"
+    with transaction(engine) as session:
+        assert registry.champion(session, "customers").name == name  # type: ignore[union-attr]
+        assert session.get_one(Context, "customers").watched_since is not None
+    assert verbs(engine) == ["start", "advance", "promote"]
+
+
+def test_waiting_writes_figures_and_nothing_else(engine: Engine, champion: str) -> None:
+    before = begin(engine, new_version(engine))
+    look_and_act(engine)
+    after = latest(engine)
+    assert (after.row_version, after.state, verbs(engine)) == (before.row_version, "running", ["start"])
+    assert after.evidence["harm"] == 1.0
+
+
+@pytest.mark.parametrize("state", ["running", "paused", "held"])
+def test_guards_run_in_every_state(engine: Engine, champion: str, state: str) -> None:
+    rollout = begin(engine, new_version(engine))
+    with transaction(engine) as session:
+        current = rollouts.require_current(session, "customers")
+        if state != "running":
+            rollouts.apply(session, current, rollouts.Change("set", "test", "", state))
+    vote(engine, rollout, BAD)
+    assert look_and_act(engine).state == "rolled_back"
+
+
+def test_what_stands_alone_does_not_come_back(engine: Engine, champion: str) -> None:
+    with pytest.raises(Conflict, match="already serves"):
+        begin(engine, champion)
+    with pytest.raises(NotFound):
+        begin(engine, "customers-v99")
+    first = new_version(engine)
+    begin(engine, first)
+    with pytest.raises(Conflict, match="A rollout is running"):
+        begin(engine, new_version(engine))
+    with pytest.raises(Conflict, match="rolling out already"):
+        begin(engine, first, queue=True)
+    with transaction(engine) as session, pytest.raises(Conflict, match="not quarantined"):
+        rollouts.retry(session, first, actor="test")
+    with transaction(engine) as session, pytest.raises(Conflict, match="without votes"):
+        rollouts.set_weight(session, "customers", 1.0, actor="test")
+
+
+class TestTheLine:
+    def test_the_newest_waits_and_the_running_one_stays(self, engine: Engine, champion: str) -> None:
+        running, older, newer = (new_version(engine) for _ in range(3))
+        first = begin(engine, running)
+        begin(engine, older, queue=True)
+        begin(engine, newer, queue=True)
+        with transaction(engine) as session:
+            states = dict(session.execute(select(AdapterVersion.name, Rollout.state).join(
+                Rollout, Rollout.version_id == AdapterVersion.id)).tuples().all())  # fmt: skip
+            rollouts.next_in_line(session, "customers")  # nothing happens while one runs
+        assert states == {running: "running", older: "superseded", newer: "waiting"}
+        assert latest(engine).weight == 0.0
+        with transaction(engine) as session:
+            assert rollouts.require_current(session, "customers").id == first.id
+            rollouts.abort(session, "customers", actor="test")
+            rollouts.next_in_line(session, "customers")
+            current = rollouts.require_current(session, "customers")
+            assert (current.weight, current.evidence, current.salt != first.salt) == (0.25, {}, True)
+            assert registry.by_name(session, newer).id == current.version_id
+        assert verbs(engine) == ["start", "queue", "supersede", "queue", "abort", "start"]
+
+    def test_it_is_measured_against_the_champion_of_its_own_day(self, engine: Engine, champion: str) -> None:
+        running, next_one = new_version(engine), new_version(engine)
+        begin(engine, running)
+        begin(engine, next_one, queue=True)
+        with transaction(engine) as session:
+            rollouts.promote(session, "customers", actor="test", full=True, reason="drill")
+            rollouts.next_in_line(session, "customers")
+            current = rollouts.require_current(session, "customers")
+            assert current.against_id == registry.by_name(session, running).id
+
+    def test_who_was_withdrawn_meanwhile_does_not_begin(self, engine: Engine, champion: str) -> None:
+        begin(engine, new_version(engine))
+        waiting = new_version(engine)
+        begin(engine, waiting, queue=True)
+        with transaction(engine) as session:
+            registry.by_name(session, waiting).state = "retired"
+            rollouts.abort(session, "customers", actor="test")
+            rollouts.next_in_line(session, "customers")
+            assert rollouts.current(session, "customers") is None
+        assert latest(engine).reason == f"{waiting} is retired"
+
+
+class TestModes:
+    def test_halves(self, engine: Engine, champion: str) -> None:
+        rollout = begin(engine, new_version(engine))
+        vote(engine, rollout, GOOD, n=40)
+        with transaction(engine) as session:
+            changed = rollouts.set_mode(session, "customers", "ab", actor="test")
+            assert (changed.mode, changed.weight, changed.stage) == ("ab", 0.5, 1)
+            assert rollouts.look(session, changed).figures["challenger"]["votes"] > 0  # nothing is forgotten
+        with transaction(engine) as session:
+            rollouts.set_mode(session, "customers", "canary", actor="test")
+        assert (latest(engine).mode, latest(engine).stage) == ("canary", 2)
+
+    def test_blue_green_begins_in_the_shadow(self, engine: Engine, champion: str) -> None:
+        begin(engine, new_version(engine), Plan("switch", (Stage(1.0, 30, 0.0, 0.1),), mode="blue-green"))
+        assert latest(engine).weight == 0.0
+
+
+class TestBackwards:
+    def test_undo_names_the_version_before(self, engine: Engine, champion: str) -> None:
+        name = new_version(engine)
+        begin(engine, name)
+        with transaction(engine) as session:
+            rollouts.promote(session, "customers", actor="test", full=True, reason="drill")
+        with transaction(engine) as session:
+            assert rollouts.undo(session, "customers", actor="test", reason="worse") == champion
+            assert registry.by_name(session, name).reasons == ["undone by test: worse"]
+        with transaction(engine) as session:
+            assert rollouts.undo(session, "customers", actor="test", to="base") == "base"
+        with transaction(engine) as session, pytest.raises(NotFound, match="frozen base already"):
+            rollouts.undo(session, "customers", actor="test")
+
+    def test_abort_right_after_a_promotion_goes_to_the_champion_of_before(self, engine: Engine, champion: str) -> None:
+        begin(engine, new_version(engine), against="base")
+        with transaction(engine) as session:
+            rollouts.promote(session, "customers", actor="test", full=True, reason="drill")
+        with transaction(engine) as session:
+            rollouts.abort(session, "customers", actor="test")
+            assert registry.champion(session, "customers").name == champion  # type: ignore[union-attr]
+
+    def test_a_quarantined_version_is_no_target(self, engine: Engine, champion: str) -> None:
+        name = new_version(engine)
+        begin(engine, name)
+        with transaction(engine) as session:
+            rollouts.abort(session, "customers", actor="test")
+        with transaction(engine) as session, pytest.raises(Conflict, match="quarantined"):
+            rollouts.undo(session, "customers", actor="test", to=name)
+
+
+class TestTogether:
+    """Fault test 17 in short."""
+
+    def test_two_controllers_make_one_change(self, engine: Engine, champion: str) -> None:
+        rollout = begin(engine, new_version(engine), QUICK)
+        vote(engine, rollout, BAD)
+
+        def controller() -> str:
+            try:
+                return look_and_act(engine).state
+            except (Conflict, NotFound):
+                return "second"
+
+        found = in_threads(lambda _: controller(), 6)
+        assert found.count("rolled_back") == 1
+        assert verbs(engine) == ["start", "rollback"]
+
+    def test_abort_wins_over_everything_at_once(self, engine: Engine, champion: str) -> None:
+        for _ in range(5):
+            name = new_version(engine)
+            begin(engine, name)
+
+            def act(verb: Callable[..., object], **facts: object) -> Callable[[], str]:
+                def run() -> str:
+                    try:
+                        with transaction(engine) as session:
+                            verb(session, "customers", actor="test", **facts)
+                        return "done"
+                    except (Conflict, NotFound) as error:
+                        return str(error)
+
+                return run
+
+            at_once = [
+                act(rollouts.abort), act(rollouts.pause), act(rollouts.promote, full=True, reason="drill"),
+                act(rollouts.set_weight, weight=0.7), act(rollouts.abort),
+            ]  # fmt: skip
+            in_threads(lambda number, verbs=at_once: verbs[number](), len(at_once))
+            # Whatever came first: nobody is served by the version, and it does not come back.
+            with transaction(engine) as session:
+                assert read_routes(session, "customers").challenger is None
+                assert registry.champion(session, "customers").name == champion  # type: ignore[union-attr]
+                assert registry.by_name(session, name).state == "quarantined"
+
+    def test_no_state_without_an_audit_row(self, engine: Engine, champion: str) -> None:
+        begin(engine, new_version(engine))
+        with transaction(engine) as session:
+            rollouts.pause(session, "customers", actor="test")
+            rollouts.resume(session, "customers", actor="test")
+            rollouts.set_weight(session, "customers", 0.4, actor="test")
+            rollouts.promote(session, "customers", actor="test")
+            rollouts.set_mode(session, "customers", "ab", actor="test")
+            rollouts.abort(session, "customers", actor="test")
+        with transaction(engine) as session:
+            trail = session.scalars(select(RolloutEvent).order_by(RolloutEvent.id)).all()
+            rollout = session.scalars(select(Rollout)).one()
+            assert rollout.row_version == len(trail)
+            for before, after in zip(trail, trail[1:], strict=False):
+                assert {key: before.after[key] for key in after.before} == after.before
+            assert trail[-1].after == {"state": rollout.state, "stage": rollout.stage, "weight": rollout.weight}
+
+    def test_killed_in_the_middle_nothing_is_half_done(self, engine: Engine, champion: str) -> None:
+        begin(engine, new_version(engine))
+
+        class Killed(Exception):
+            pass
+
+        def promote_and_die() -> None:
+            with transaction(engine) as session:
+                rollouts.promote(session, "customers", actor="test", full=True, reason="drill")
+                raise Killed
+
+        with pytest.raises(Killed):
+            promote_and_die()
+        assert latest(engine).state == "running"
+        assert verbs(engine) == ["start"]
+        with transaction(engine) as session:
+            assert registry.champion(session, "customers").name == champion  # type: ignore[union-attr]
+            assert [alert.kind for alert in session.scalars(select(Alert))] == ["rollout.started"]
