@@ -299,3 +299,30 @@ class TestErrorRates:
             crossed = np.flatnonzero(evidence.worse_odds(y, arm, w, historic=0.01) >= 100)
             delays.append(int(arm[: crossed[0] + 1].sum()) if len(crossed) else 10_000)
         assert np.median(delays) <= 30
+
+
+class TestAnchor:
+    """Thirty nights of slightly worse candidates: what one night's margin lets pass adds up, unless a point stays."""
+
+    def lineage(self, *, anchored: bool, nights: int = 30) -> float:
+        """How far the champion is from the base in the end; each candidate is 2.5 points worse, give or take 1."""
+        rng = np.random.default_rng(20261127)
+        held, base, champion, n = 0.10, 0.75, 0.75, 3000
+        share = (1 - held) * 0.5 / ((1 - held) * 0.5 + held)
+        for _ in range(nights):
+            candidate = champion + rng.normal(-0.025, 0.01)
+            at_base, canary = rng.random(n) < held, rng.random(n) < 0.5
+            y = (rng.random(n) < np.where(at_base, base, np.where(canary, candidate, champion))).astype(float)
+            arms, fixed = ~at_base, at_base | canary
+            half, to_base = np.full(arms.sum(), 0.5), np.full(fixed.sum(), share)
+            passes = evidence.no_worse(y[arms], canary[arms], half, margin=0.05, historic=base).max() >= 20
+            if anchored:
+                new = (canary & ~at_base)[fixed]
+                passes &= evidence.no_worse(y[fixed], new, to_base, margin=0.05, historic=base)[-1] >= 20
+            if passes and evidence.harm(y[arms], canary[arms], half, historic=base).max() < 50:
+                champion = candidate
+        return champion - base
+
+    def test_margins_do_not_add_up(self) -> None:
+        assert self.lineage(anchored=False) < -0.15
+        assert self.lineage(anchored=True) > -0.08

@@ -4,6 +4,7 @@ import json
 import math
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -24,6 +25,7 @@ from core.rollouts import (
     Stage,
     Stop,
     Votes,
+    Weighed,
     anchor_weight,
     assign,
     decide,
@@ -32,6 +34,7 @@ from core.rollouts import (
     preset_for,
     read_plan,
     solicits,
+    weigh,
 )
 
 settings.register_profile("unhurried", deadline=None)
@@ -351,6 +354,33 @@ class TestDecide:
             [1 if arm else 0 for arm in arms],
         )  # fmt: skip
         json.dumps(decide(PLAN, 0, overwhelming, state="held", elapsed=0, total_elapsed=0).figures, allow_nan=False)
+
+
+VOTE = st.tuples(
+    st.sampled_from([0.0, 0.5, 1.0]), st.booleans(), st.floats(0.05, 0.95), st.integers(0, 1), st.booleans()
+)
+UNIT = st.tuples(st.booleans(), st.floats(0.05, 0.95), st.integers(0, 2), st.integers(0, 1), st.integers(0, 1))
+
+
+def _seen(given_votes: list[Any], units: list[Any]) -> Votes:
+    y, canary, w, stage, solicited = ([vote[i] for vote in given_votes] for i in range(5))
+    arm, share, served, failed, slow = ([unit[i] for unit in units] for i in range(5))
+    return Votes(
+        y, canary, w, stage, arm, share, served, failed, slow, failed, solicited, "control"
+    )  # fmt: skip
+
+
+class TestWeighed:
+    @settings(max_examples=40)
+    @given(given_votes=st.lists(VOTE, max_size=25), units=st.lists(UNIT, max_size=25), at=st.integers(0, 25))
+    def test_one_pass_gives_every_look_there_ever_was(self, given_votes: list[Any], units: list[Any], at: int) -> None:
+        """Incremental is batch: the figures after n votes and m units are those of the first n and m alone."""
+        n, m = min(at, len(given_votes)), min(at, len(units))
+        early = Weighed(PLAN, 1, _seen(given_votes, units)).figures(n, m)
+        alone = weigh(PLAN, 1, _seen(given_votes[:n], units[:m]))
+        assert early.keys() == alone.keys()
+        for name, value in alone.items():
+            assert early[name] == (value if isinstance(value, dict) else pytest.approx(value, rel=1e-9)), name
 
 
 class TestPlans:
