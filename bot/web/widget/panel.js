@@ -114,6 +114,7 @@ export class Panel {
     this.note.hidden = state === "bot";
     this.note.replaceChildren(el("span", {}, state === "person" ? this.words.withPerson : state === "stopped" ? this.words.stopped : ""));
     if (state === "stopped") this.note.append(this.#chip(this.words.resume, this.words.resumeSay));
+    if (state === "person") this.note.append(this.#chip(this.words.toBot, this.words.toBotSay));
   }
 
   #chip(label, said) {
@@ -307,6 +308,7 @@ export class Panel {
     }
     const { words } = this;
     const choices = [
+      this.standing.state === "bot" && [words.askPerson, () => this.say(words.askPersonSay)],
       this.answers.length && [words.rate, () => this.#rateAll()],
       this.standing.consent !== "denied" && [words.noTraining, () => this.say(words.noTrainingSay)],
       this.standing.state === "stopped" ? [words.resume, () => this.say(words.resumeSay)] : [words.stop, () => this.say(words.stopSay)],

@@ -9,6 +9,7 @@ const WORDS = {
     whyPlaceholder: "Conte o que faltou (opcional)", comment: "Enviar comentário", skip: "Agora não",
     rate: "Encerrar e avaliar", rateTitle: "Como foi a conversa?", stars: ["1 estrela", "2 estrelas", "3 estrelas", "4 estrelas", "5 estrelas"],
     rateComment: "Quer dizer mais alguma coisa?", rateSend: "Enviar avaliação", rateThanks: "Obrigada! Sua avaliação nos ajuda a melhorar.", back: "Voltar à conversa",
+    toBot: "Voltar ao assistente", toBotSay: "BOT", askPerson: "Falar com uma pessoa", askPersonSay: "Quero falar com uma pessoa",
     noTraining: "Não aprender com minhas mensagens", noTrainingSay: "NÃO TREINAR",
     stop: "Parar as respostas", stopSay: "PARAR", resume: "Voltar a conversar", resumeSay: "VOLTAR",
     forget: "Esquecer a conversa neste aparelho", yes: "Sim, pode", yesSay: "SIM", no: "Não", noSay: "NÃO",
@@ -16,7 +17,7 @@ const WORDS = {
     stopped: "Você pediu para parar; nada mais será respondido.",
     failed: "Não foi enviada.", retry: "Tentar de novo", slow: "Muitas mensagens. Tente de novo em {seconds} s.",
     late: "A resposta está demorando; ela aparece aqui assim que chegar.", offline: "Sem conexão.",
-    machine: "Assistente de IA. Confira o que for importante.", today: "Hoje", unread: "Nova mensagem",
+    machine: "Assistente de IA. Confira o que for importante.", unread: "Nova mensagem",
   },
   en: {
     open: "Open chat", close: "Close chat", title: "Chat with {assistant}", log: "Conversation",
@@ -27,6 +28,7 @@ const WORDS = {
     whyPlaceholder: "Tell us what was missing (optional)", comment: "Send comment", skip: "Not now",
     rate: "End and rate", rateTitle: "How was the conversation?", stars: ["1 star", "2 stars", "3 stars", "4 stars", "5 stars"],
     rateComment: "Anything else you want to say?", rateSend: "Send rating", rateThanks: "Thank you! Your rating helps us improve.", back: "Back to the conversation",
+    toBot: "Back to the assistant", toBotSay: "BOT", askPerson: "Talk to a person", askPersonSay: "I want to talk to a person",
     noTraining: "Do not learn from my messages", noTrainingSay: "DO NOT TRAIN",
     stop: "Stop answering me", stopSay: "STOP", resume: "Talk again", resumeSay: "START",
     forget: "Forget the conversation on this device", yes: "Yes, you may", yesSay: "YES", no: "No", noSay: "NO",
@@ -34,7 +36,7 @@ const WORDS = {
     stopped: "You asked us to stop; nothing more will be answered.",
     failed: "It was not sent.", retry: "Try again", slow: "Many messages. Try again in {seconds} s.",
     late: "The answer takes long; it will appear here when it comes.", offline: "No connection.",
-    machine: "AI assistant. Check what matters.", today: "Today", unread: "New message",
+    machine: "AI assistant. Check what matters.", unread: "New message",
   },
 };
 

@@ -219,8 +219,7 @@ class TestOnAnotherSite:
         ].attributes = 'data-lang="en" data-color="rgb(10, 120, 80)" data-position="left" data-theme="light" data-open'
         page = visit(shop[1], color_scheme="dark")
         header = page.locator("header")
-        header.wait_for()
-        assert header.inner_text().startswith("L\nChat with Lia")
+        page.get_by_role("heading", name="Chat with Lia").wait_for()
         assert header.evaluate("e => getComputedStyle(e).backgroundColor") == "rgb(10, 120, 80)"
         assert panel(page).bounding_box()["x"] == 20
         assert _light(panel(page).evaluate("e => getComputedStyle(e).backgroundColor")) > 0.9
@@ -286,7 +285,8 @@ class TestWhenItGoesWrong:
                 "customer_id": conversation.customer_id,
                 "context": "customers",
             }
-        ask(page, "Quero falar com uma pessoa")
+        page.get_by_role("button", name="Mais opções").click()
+        page.get_by_role("button", name="Falar com uma pessoa").click()
         page.locator(".note", has_text="Uma pessoa vai responder aqui").wait_for()
         with transaction(awake.engine) as session:
             session.add(
