@@ -20,6 +20,7 @@ from bot.login import Login, LogInFirst
 from bot.ops.pages import ops_pages
 from bot.pages import FOLDER, page
 from bot.review.pages import review_pages
+from bot.slack.install import install_pages
 from bot.widget import put_widget
 from bot.wiring import need_database, need_redis
 from core.db import get_engine
@@ -56,6 +57,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(login.routes())
     app.include_router(review_pages(settings, engine, login))
     app.include_router(ops_pages(settings, engine, login))
+    app.include_router(install_pages(settings, engine, login))
     app.mount("/static", StaticFiles(directory=FOLDER / "static"), name="static")
     put_widget(app, settings)
     put_docs(app)

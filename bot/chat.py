@@ -16,7 +16,7 @@ import logging
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -28,6 +28,7 @@ from bot import guardrails, outbox, people, units
 from bot.lanes import Lease
 from bot.recall import Recalled, embed, language_of, recall, recent_turns, search_text
 from bot.router import BASE, Route, Served
+from bot.slack.live import begin
 from bot.wiring import Awake
 from core import events
 from core.db import transaction
@@ -70,6 +71,7 @@ class Generated:
     reply: Reply | None
     flags: tuple[str, ...]
     failures: tuple[str, ...]
+    shown: dict[str, Any] = field(default_factory=dict)  # what the channel showed of it already, for the outbox
 
 
 def take_turn(awake: Awake, event_id: int, message: InboundMessage, lane: Lease) -> None:
@@ -85,9 +87,12 @@ def take_turn(awake: Awake, event_id: int, message: InboundMessage, lane: Lease)
     if turn.fixed_reply is not None:
         save(awake, event_id, turn, lane, Generated(turn.fixed_reply, None, None, (), ()), None, Recalled(None))
         return
+    live = begin(awake, message, turn.message_id, turn.language)
     found = look_up(awake, turn)
     route = awake.router.route(turn.context, str(turn.customer_id), turn.audience)
-    generated = generate(awake, turn, route, found, on_text=awake.web.writer(message))
+    generated = generate(awake, turn, route, found, on_text=live or awake.web.writer(message))
+    if live is not None:
+        generated = replace(generated, shown=live.state())
     awake.tracer.trace(turn.context, message.text, found.passages, generated.text, _version(generated.served))
     save(awake, event_id, turn, lane, generated, route, found)
 
@@ -245,7 +250,7 @@ def save(
         conversation = session.get_one(Conversation, turn.conversation_id)
         answer = _save_reply(session, turn, conversation, generated, route, found, awake.settings.token_prices)
         asked = route is not None and _count(session, turn, route, generated)
-        _put_in_outbox(awake, session, turn, conversation, answer, ask_rating=asked)
+        _put_in_outbox(awake, session, turn, conversation, answer, shown=generated.shown, ask_rating=asked)
         if turn.ask_consent:
             _ask_consent(awake, session, turn, conversation)
         _handled(event, f"answered:{answer.id}")
@@ -354,7 +359,14 @@ def _count(session: Session, turn: Turn, route: Route, generated: Generated) -> 
 
 
 def _put_in_outbox(
-    awake: Awake, session: Session, turn: Turn, conversation: Conversation, answer: Message, *, ask_rating: bool
+    awake: Awake,
+    session: Session,
+    turn: Turn,
+    conversation: Conversation,
+    answer: Message,
+    *,
+    shown: dict[str, Any],
+    ask_rating: bool,
 ) -> None:
     """Every part is a row before anything is sent; buttons stand under the last one."""
     text = f"{answer.text}\n\n{guardrails.ASK_RATING[turn.language]}" if ask_rating else answer.text
@@ -363,6 +375,8 @@ def _put_in_outbox(
     buttons = [[feedback_button(str(answer.id), "up"), "👍"], [feedback_button(str(answer.id), "down"), "👎"]]
     for number, part in enumerate(parts, 1):
         payload: dict[str, Any] = {"address": conversation.address, "text": part}
+        if shown and number == 1:
+            payload["extra"] = shown
         if rateable and number == len(parts):
             payload["buttons"] = buttons
         session.execute(

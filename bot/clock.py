@@ -80,7 +80,11 @@ def duties(settings: Settings, engine: Engine, client: redis.Redis) -> list[Duty
         for run in runs:
             enqueue(client, jobs.CONSOLIDATE, run, at_most_every=30.0)
 
+    review_cards = []
+    if settings.slack_open and settings.slack_review_channel:
+        review_cards = [Duty(5.0, lambda: enqueue(client, jobs.SHOW_CARDS, at_most_every=4.0))]
     return [
+        *review_cards,
         Duty(2.0, lambda: sweep(engine, client)),
         Duty(5.0, lambda: enqueue(client, jobs.FILL_ANNOTATIONS, at_most_every=4.0)),
         Duty(10.0, lambda: enqueue(client, jobs.GUARD_ROLLOUTS, at_most_every=2.0)),

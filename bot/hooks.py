@@ -75,7 +75,7 @@ def hooks(settings: Settings, intake: Intake) -> list[Route]:
 
     async def slack_event(request: Request) -> Response:
         if slack is None:
-            raise closed("Slack", "SLACK_SIGNING_SECRET and SLACK_BOT_TOKEN")
+            raise closed("Slack", "SLACK_SIGNING_SECRET, and SLACK_BOT_TOKEN or a client's id and secret")
         await read_body(request, MAX_SLACK)
         answer: Response = await slack.handle(request)
         return answer
@@ -90,7 +90,8 @@ def hooks(settings: Settings, intake: Intake) -> list[Route]:
 
 
 def _slack_door(settings: Settings, intake: Intake) -> Any:
-    if not settings.slack_open or settings.slack_signing_secret is None or settings.slack_bot_token is None:
+    given = (settings.slack_signing_secret, settings.slack_signing_secret_previous)
+    if not settings.slack_open or settings.slack_signing_secret is None:
         return None
     from integrations.slack.app import SlackDoor
 
@@ -98,8 +99,7 @@ def _slack_door(settings: Settings, intake: Intake) -> Any:
         await intake.store("slack", items)
 
     return SlackDoor(
-        signing_secret=settings.slack_signing_secret.get_secret_value(),
-        bot_token=settings.slack_bot_token.get_secret_value(),
+        signing_secrets=[secret.get_secret_value() for secret in given if secret],
         base_url=settings.slack_api_base_url,
         store=store,
     )

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from bot import outbox, signals, web_channel
 from bot.chat import take_turn
 from bot.lanes import Lease, LeaseLost, lease
-from bot.slack import desk
+from bot.slack import cards, desk
 from bot.wiring import Awake, get_awake
 from core import jobs
 from core.db import transaction
@@ -54,6 +54,11 @@ def fill_annotations() -> None:
     awake = get_awake()
     with transaction(awake.engine) as session:
         fill(session, awake.settings)
+
+
+def show_cards() -> None:
+    """Bring the review cards in Slack up to date."""
+    cards.show(get_awake())
 
 
 def release_claims() -> None:

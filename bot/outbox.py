@@ -98,6 +98,7 @@ def _claim(row: OutboxItem) -> Due:
             address=row.payload["address"],
             text=row.payload["text"],
             buttons=tuple((key, title) for key, title in row.payload.get("buttons", [])),
+            extra=row.payload.get("extra", {}),
         ),
         channel=row.channel,
         state=row.state,

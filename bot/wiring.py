@@ -1,5 +1,6 @@
 """What an awake process is made of, put together once per process."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Protocol
@@ -119,10 +120,20 @@ def vendor_clients(settings: Settings) -> dict[str, ChannelClient]:
     if settings.slack_open:
         from integrations.slack.client import SlackClient
 
-        assert settings.slack_bot_token
-        token = settings.slack_bot_token.get_secret_value()
-        clients["slack"] = SlackClient(token=lambda team: token, base_url=settings.slack_api_base_url)
+        clients["slack"] = SlackClient(token=slack_tokens(settings), base_url=settings.slack_api_base_url)
     return clients
+
+
+def slack_tokens(settings: Settings) -> Callable[[str], str]:
+    """A workspace's bot token, by its id."""
+    only = settings.slack_bot_token.get_secret_value() if settings.slack_bot_token else ""
+    if not settings.slack_installable:
+        return lambda team: only
+    from integrations.slack.installations import Installations
+
+    assert settings.slack_client_secret
+    secret = settings.slack_client_secret.get_secret_value()
+    return Installations(get_engine(need_database(settings)), secret=secret, default=only or None).token
 
 
 def embeddings(settings: Settings) -> Embeddings | None:

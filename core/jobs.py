@@ -23,12 +23,16 @@ ANSWER = Job("bot.jobs.answer", "awake", 120)
 SEND = Job("bot.jobs.send", "awake", 120)
 READ_SIGNALS = Job("bot.jobs.read_signals", "awake", 60)
 FILL_ANNOTATIONS = Job("bot.jobs.fill_annotations", "awake", 60)
+SHOW_CARDS = Job("bot.jobs.show_cards", "awake", 60)
 RELEASE_CLAIMS = Job("bot.jobs.release_claims", "awake", 30)
 GUARD_ROLLOUTS = Job("bot.jobs.guard_rollouts", "awake", 60)
 SEND_ALERTS = Job("bot.jobs.send_alerts", "awake", 120)
 ERASE = Job("bot.jobs.erase", "awake", 600)
 CONSOLIDATE = Job("learning.jobs.consolidate", "asleep", 6 * 3600)
 
-ALL = (ANSWER, SEND, READ_SIGNALS, FILL_ANNOTATIONS, RELEASE_CLAIMS, GUARD_ROLLOUTS, SEND_ALERTS, ERASE, CONSOLIDATE)
+ALL = (
+    ANSWER, SEND, READ_SIGNALS, FILL_ANNOTATIONS, SHOW_CARDS, RELEASE_CLAIMS, GUARD_ROLLOUTS, SEND_ALERTS, ERASE,
+    CONSOLIDATE,
+)  # fmt: skip
 
 BELL = "npllm:bell"  # a Redis list of lanes with something waiting

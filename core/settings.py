@@ -104,10 +104,17 @@ class Settings(BaseSettings):
 
     # Slack
     slack_signing_secret: SecretStr | None = None
+    slack_signing_secret_previous: SecretStr | None = None
     slack_bot_token: SecretStr | None = None
+    slack_client_id: str | None = None
+    slack_client_secret: SecretStr | None = None
+    slack_app_token: SecretStr | None = None
     slack_api_base_url: str = "https://slack.com/api"
     slack_learning: bool = False
+    slack_stream_after: float = Field(2.0, ge=0)
     slack_operators: Annotated[list[str], NoDecode] = []
+    slack_reviewers: Annotated[list[str], NoDecode] = []
+    slack_review_channel: str | None = None
 
     # OpenAI, LangSmith, Supabase
     openai_api_key: SecretStr | None = None
@@ -155,7 +162,9 @@ class Settings(BaseSettings):
     retention_target: float = Field(0.95, ge=0.7, le=1)
     training_threads: int = Field(0, ge=0)
 
-    @field_validator("fallback_models", "chat_allowed_origins", "slack_operators", "alert_email_to", mode="before")
+    @field_validator(
+        "fallback_models", "chat_allowed_origins", "slack_operators", "slack_reviewers", "alert_email_to", mode="before"
+    )
     @classmethod
     def _comma_separated(cls, value: Any) -> Any:
         return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
@@ -238,8 +247,15 @@ class Settings(BaseSettings):
         return bool(self.meta_app_secret and self.meta_access_token and self.meta_phone_number_id)
 
     @property
+    def slack_installable(self) -> bool:
+        """Whether further workspaces may install the app."""
+        return bool(self.slack_client_id and self.slack_client_secret)
+
+    @property
     def slack_open(self) -> bool:
-        return bool(self.slack_signing_secret and self.slack_bot_token)
+        """Something comes in (signed, or through a socket), and there is a token to answer with."""
+        comes_in = self.slack_signing_secret or self.slack_app_token
+        return bool(comes_in and (self.slack_bot_token or self.slack_installable))
 
     @property
     def local_base(self) -> bool:

@@ -408,6 +408,52 @@ class Annotation(Base):
     __table_args__ = (UniqueConstraint("item_id", "reviewer"), one_of("verdict", "approve", "correct", "reject"))
 
 
+# Written by bot/slack: where the app is installed, and what stands in Slack for reviewers -----------------------------
+
+
+class SlackInstallation(Base):
+    """A workspace, or a whole organisation, that installed the app. `token` is encrypted; once removed it is gone."""
+
+    __tablename__ = "slack_installations"
+
+    team: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str | None]
+    bot_user: Mapped[str | None]
+    scopes: Mapped[list[str]]
+    token: Mapped[str | None]
+    installed_by: Mapped[str | None]
+    installed_at: Mapped[datetime]
+    removed_at: Mapped[datetime | None]
+
+
+class SlackState(Base):
+    """An installation that was begun: Slack sends its state back, once and soon."""
+
+    __tablename__ = "slack_states"
+
+    state: Mapped[str] = mapped_column(primary_key=True)
+    expires_at: Mapped[datetime]
+
+
+class ReviewCard(Base):
+    """An item's card in the reviewers' channel. `shown` is the state it shows; without an item it has to go."""
+
+    __tablename__ = "review_cards"
+
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=new_id)
+    item_id: Mapped[uuid.UUID | None] = mapped_column(
+        references("annotation_items.id", ondelete="SET NULL"), unique=True
+    )
+    channel: Mapped[str]
+    ts: Mapped[str | None]
+    shown: Mapped[str] = mapped_column(server_default="new")
+    not_before: Mapped[datetime] = mapped_column(server_default=func.now())
+    error: Mapped[str | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+    __table_args__ = (one_of("shown", "new", "sending", "open", "done", "failed", "gone"),)
+
+
 # Written by learning: what a night made of it -----------------------------------------------------------------------
 
 

@@ -34,6 +34,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "asleep": ("processes", "Process: the worker that trains."),
     "model": ("processes", "Process: the local model and embedding server."),
     "clock": ("processes", "Process: sweeper and schedule."),
+    "slack": ("processes", "Process: Slack's events through a socket (SLACK_APP_TOKEN), for development."),
     "vendors": ("processes", "Process: the fake vendors that the simulator talks to."),
 }
 

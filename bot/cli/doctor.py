@@ -197,7 +197,10 @@ def channels(settings: Settings) -> Iterator[Finding]:
         ),
         "slack": (
             settings.slack_open,
-            {"SLACK_SIGNING_SECRET": settings.slack_signing_secret, "SLACK_BOT_TOKEN": settings.slack_bot_token},
+            {
+                "SLACK_SIGNING_SECRET": settings.slack_signing_secret or settings.slack_app_token,
+                "SLACK_BOT_TOKEN": settings.slack_bot_token or settings.slack_installable,
+            },
             _slack_says,
         ),
     }
@@ -217,7 +220,8 @@ def channels(settings: Settings) -> Iterator[Finding]:
 
 def _slack_says(settings: Settings) -> str:
     """Whether the token is good; asked of Slack (or of the fake vendor), a short time."""
-    assert settings.slack_bot_token is not None
+    if settings.slack_bot_token is None:
+        return "workspaces install it at /slack/install"
     headers = {"Authorization": f"Bearer {settings.slack_bot_token.get_secret_value()}"}
     try:
         answer = httpx.post(f"{settings.slack_api_base_url}/auth.test", headers=headers, timeout=5.0).json()

@@ -86,6 +86,21 @@ def model(port: int, fetch: bool) -> None:
 
 
 @click.command()
+def slack() -> None:
+    """Slack's events through a socket: no public address is needed. `npllm up` runs it where SLACK_APP_TOKEN is set."""
+    import asyncio
+
+    from bot.logs import set_up
+    from bot.slack.listen import listen
+    from core.parent import end_with_parent
+
+    settings = get_settings()
+    set_up("slack", settings.log_level)
+    end_with_parent()
+    asyncio.run(listen(settings))
+
+
+@click.command()
 @click.option("--port", type=int, default=8500, show_default=True)
 def vendors(port: int) -> None:
     """The fake vendors that the simulator talks to; on loopback only."""

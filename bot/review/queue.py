@@ -101,6 +101,20 @@ def claim_next(
     return item
 
 
+def claim(session: Session, item_id: str | uuid.UUID, reviewer: str, settings: Settings) -> AnnotationItem:
+    """Claim one item by its id, for who is about to correct it.
+
+    Raises:
+        NotFound: no such item.
+        Conflict: another reviewer has it, or it is done.
+    """
+    release_expired(session)
+    item = _free(session, item_id, reviewer)
+    item.state, item.claimed_by = "claimed", reviewer
+    item.claimed_until = now() + timedelta(minutes=settings.review_claim_minutes)
+    return item
+
+
 def release_expired(session: Session) -> int:
     """Give back what nobody finished in time; returns how many."""
     released = session.execute(
@@ -134,11 +148,7 @@ def submit(
         raise BadInput("A correction needs the corrected answer.", "Write what the bot should have said.")
     if len(corrected) > MAX_ANSWER:
         raise BadInput(f"The correction has more than {MAX_ANSWER} characters.", "Answers to customers are short.")
-    item = _locked(session, item_id)
-    if item.state == "done":
-        raise Conflict("This item is already done.", "Take the next one.")
-    if item.state == "claimed" and item.claimed_by != reviewer:
-        raise Conflict(f"{item.claimed_by} is working on this item.", "Take the next one.")
+    item = _free(session, item_id, reviewer)
     annotation = Annotation(
         item_id=item.id, reviewer=reviewer, verdict=verdict, corrected=corrected or None,
         comment=(comment or "").strip() or None,
@@ -186,6 +196,15 @@ def as_json(item: AnnotationItem) -> dict[str, Any]:
         "claimed_by": item.claimed_by,
         "claimed_until": item.claimed_until.isoformat() if item.claimed_until else None,
     }
+
+
+def _free(session: Session, item_id: str | uuid.UUID, reviewer: str) -> AnnotationItem:
+    item = _locked(session, item_id)
+    if item.state == "done":
+        raise Conflict("This item is already done.", "Take the next one.")
+    if item.state == "claimed" and item.claimed_by != reviewer:
+        raise Conflict(f"{item.claimed_by} is working on this item.", "Take the next one.")
+    return item
 
 
 def _locked(session: Session, item_id: str | uuid.UUID) -> AnnotationItem:

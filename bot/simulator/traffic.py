@@ -18,6 +18,11 @@ from core.settings import Settings
 SLACK_TEAM = "T0SIM"
 SLACK_BOT = "U0SIMBOT"
 SLACK_CHANNEL = "D0SIM"
+SLACK_INSTALLED = {
+    "ok": True, "app_id": "A0SIM", "access_token": "xoxb-of-another-workspace", "token_type": "bot",
+    "scope": "chat:write,commands", "bot_user_id": "U0OTHERBOT", "is_enterprise_install": False, "enterprise": None,
+    "team": {"id": "T0OTHER", "name": "A outra loja"}, "authed_user": {"id": "U0CHEFE"},
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ misbehave on demand:
     GET  /_sent?since=N     everything accepted so far, as {"n", "vendor", "to", "text", "id", "ours", ...}
     GET  /_calls            what else was asked of Slack, as {"method", ...its arguments}, notes to one person too
     POST /_faults           {"vendor", "times", "kind": "429" | "500" | "refuse" | "drop", "retry_after"};
-                            "method" for one of Slack's only
+                            "method" for one of Slack's only; without, Slack's niceties (status, streams) are spared
                             "drop" takes the message and never answers; "code" is the vendor's, for "refuse"
 """
 
@@ -24,6 +24,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 
 from bot.simulator import traffic
+from bot.simulator.slack_api import NICETIES, FakeSlack, add_slack
 from core.settings import Settings
 from core.untrusted import as_dict, as_dicts
 
@@ -74,7 +75,7 @@ def create_vendors(settings: Settings) -> FastAPI:
 
     def fault(vendor: str, method: str = "") -> dict[str, Any] | None:
         for scripted in faults:
-            meant = scripted.get("method") in (None, method)
+            meant = method == scripted["method"] if scripted.get("method") else method not in NICETIES
             if scripted.get("vendor") == vendor and meant and scripted.get("times", 1) > 0:
                 scripted["times"] = scripted.get("times", 1) - 1
                 return scripted
@@ -153,59 +154,8 @@ def create_vendors(settings: Settings) -> FastAPI:
         contacts = [{"input": to, "wa_id": to}]
         return JSONResponse({"messaging_product": "whatsapp", "contacts": contacts, "messages": [{"id": wamid}]})
 
-    @app.post("/api/{method}")
-    async def slack(method: str, request: Request) -> Response:
-        wrong = fault("slack", method)
-        if wrong and (answer := await misbehave(wrong, {"ok": False, "error": "ratelimited"})):
-            return answer
-        if wrong and wrong["kind"] == "refuse":
-            return JSONResponse({"ok": False, "error": wrong.get("code", "not_in_channel")})
-        data = await _slack_arguments(request)
-        if method == "chat.postMessage":
-            ts = f"{time.time():.6f}"
-            buttons = [
-                as_dict(element.get(side)).get("value")
-                for block in as_dicts(data.get("blocks"))
-                for element in as_dicts(block.get("elements"))
-                for side in ("positive_button", "negative_button")
-                if element.get(side)
-            ]
-            sent.take(
-                "slack", id=f"{data.get('channel')}:{ts}", to=data.get("channel"), text=data.get("text"), ts=ts,
-                thread=data.get("thread_ts"), buttons=buttons, metadata=data.get("metadata"),
-                ours=as_dict(as_dict(data.get("metadata")).get("event_payload")).get("id"),
-            )  # fmt: skip
-            if wrong and wrong["kind"] == "drop":
-                await _gone(request)
-            return JSONResponse({"ok": True, "channel": data.get("channel"), "ts": ts, "message": {"ts": ts}})
-        if method in ("conversations.replies", "conversations.history"):
-            messages = [
-                {"ts": e["ts"], "text": e["text"], "metadata": e["metadata"], "bot_id": "B0SIM"}
-                for e in sent
-                if e["vendor"] == "slack" and e["to"] == data.get("channel")
-                and e["thread"] == data.get("ts") and e["at"] >= float(data.get("oldest") or 0)
-            ]  # fmt: skip
-            return JSONResponse({"ok": True, "messages": messages, "has_more": False})
-        if method == "auth.test":
-            return JSONResponse(
-                {"ok": True, "user_id": traffic.SLACK_BOT, "bot_id": "B0SIM", "team_id": traffic.SLACK_TEAM}
-            )
-        calls.append({"method": method, **data})
-        if wrong and wrong["kind"] == "drop":
-            await _gone(request)
-        return JSONResponse({"ok": True})
-
-    @app.post("/response/{name}")
-    async def slack_response_url(name: str, request: Request) -> Response:
-        """Where answers to a click or a command go; only who clicked sees them."""
-        wrong = fault("slack", "response_url")
-        if wrong and (answer := await misbehave(wrong, {})):
-            return answer
-        if wrong and wrong["kind"] == "refuse":
-            return Response("expired_url", status_code=404)
-        calls.append({"method": "response_url", **as_dict(await request.json())})
-        return Response("ok")
-
+    app.state.slack = FakeSlack(sent, sent.take, calls)
+    add_slack(app, app.state.slack, fault, misbehave, _gone)
     return app
 
 
@@ -225,16 +175,3 @@ async def _gone(request: Request, seconds: float = 60.0) -> None:
     end = time.monotonic() + seconds
     while time.monotonic() < end and not await request.is_disconnected():
         await asyncio.sleep(0.05)
-
-
-async def _slack_arguments(request: Request) -> dict[str, Any]:
-    import json
-
-    body = await request.body()
-    if request.headers.get("content-type", "").startswith("application/json"):
-        return as_dict(json.loads(body or b"{}"))
-    data: dict[str, Any] = dict(parse_qsl(body.decode(), keep_blank_values=True)) | dict(request.query_params)
-    for name in ("blocks", "metadata"):
-        if isinstance(data.get(name), str):
-            data[name] = json.loads(data[name])
-    return data

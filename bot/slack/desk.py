@@ -8,20 +8,24 @@ import json
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from bot import rollout_verbs
-from bot.lanes import Lease
-from bot.slack import forms
+from bot.lanes import Lease, LeaseLost
+from bot.review import queue
+from bot.slack import cards, forms
 from bot.wiring import Awake
+from core import events
 from core.db import transaction
-from core.errors import NpllmError, Unavailable, VendorUnavailable
+from core.errors import Conflict, NotFound, NpllmError, Unavailable, VendorUnavailable
 from core.messages import InboundCommand
 from core.settings import Settings
 from core.tables import InboundEvent, OutboxItem, now
+from integrations.slack import installations
 from integrations.slack.client import escaped
 
 log = logging.getLogger(__name__)
@@ -43,7 +47,8 @@ class Desk:
         return forms.WORDS[self.settings.language]
 
 
-Step = dict[str, Any]  # {"method", "arguments"} or {"tell": text}; "otherwise": what to say where Slack refuses it
+# {"method", "arguments"}, {"tell": text} or {"cards": True}; "otherwise": what to say where Slack refuses it
+Step = dict[str, Any]
 
 
 def may(command: InboundCommand, listed: list[str]) -> bool:
@@ -84,10 +89,12 @@ def _done(awake: Awake, event_id: int, command: InboundCommand, held: Lease) -> 
             steps = DOES[command.name](Desk(session, awake.settings, command))
             event.outcome = SAYING + json.dumps(steps)
             return steps
-    except Unavailable:
+    except (Unavailable, LeaseLost):
         raise
     except NpllmError as error:  # what was asked cannot be done: nothing was, and the asker is told why
-        steps = [{"tell": str(error)}]
+        words = forms.WORDS[awake.settings.language]
+        known = {Conflict: words["taken"], NotFound: words["gone"]}
+        steps = [{"tell": known.get(type(error), str(error))}]
         _remember(awake, event_id, steps)
         return steps
 
@@ -100,7 +107,9 @@ def _remember(awake: Awake, event_id: int, steps: list[Step]) -> None:
 def _say(awake: Awake, command: InboundCommand, step: Step) -> None:
     client: Any = awake.channel("slack")
     try:
-        if "method" in step:
+        if "cards" in step:
+            cards.show(awake)
+        elif "method" in step:
             client.call(step["method"], team=command.data["team"], **step["arguments"])
         else:
             _tell(client, command, step["tell"])
@@ -148,6 +157,45 @@ def suggest(desk: Desk) -> list[Step]:
     return [{"method": "assistant.threads.setSuggestedPrompts", "arguments": arguments}]
 
 
+def decide(desk: Desk) -> list[Step]:
+    """A button of a review card: the verdict, or the form for a correction."""
+    data, settings = desk.command.data, desk.settings
+    if not may(desk.command, settings.slack_reviewers):
+        return [{"tell": desk.words["no_reviewer"]}]
+    if data["verdict"] != "correct":
+        queue.submit(desk.session, data["item"], _reviewer(desk.command), data["verdict"])
+        return [{"cards": True}]
+    item = queue.claim(desk.session, data["item"], _reviewer(desk.command), settings)
+    arguments = {"trigger_id": data["trigger_id"], "view": forms.correction_form(settings.language, item)}
+    return [{"method": "views.open", "arguments": arguments, "otherwise": desk.words["too_late"]}]
+
+
+def correct(desk: Desk) -> list[Step]:
+    """The form for a correction was sent."""
+    data = desk.command.data
+    if not may(desk.command, desk.settings.slack_reviewers):
+        return [{"tell": desk.words["no_reviewer"]}]
+    queue.submit(
+        desk.session, data["item"], _reviewer(desk.command), "correct", corrected=data["corrected"],
+        comment=data["comment"],
+    )  # fmt: skip
+    return [{"cards": True}]
+
+
+def removed(desk: Desk) -> list[Step]:
+    """The app was thrown out of a workspace: its token is forgotten, and somebody should know."""
+    data = desk.command.data
+    at = datetime.fromtimestamp(data["at"] + 1, UTC) if data["at"] else None  # their clock has whole seconds
+    installations.remove(desk.session, data["team"], at)
+    reason = f"Slack: the app was removed from workspace {data['team']}."
+    events.record(desk.session, "alert.raised", channel="slack", reason=reason)
+    return []
+
+
+def _reviewer(command: InboundCommand) -> str:
+    return f"slack:{command.person.identifiers[0].value}"
+
+
 def _steer(awake: Awake, event_id: int, command: InboundCommand) -> list[Step]:
     """/rollout: an operator's verb, never run twice. The verbs have transactions of their own, so it is noted before
     that one began: whoever finds only that note does not know what became of it, and says so."""
@@ -167,4 +215,6 @@ def _is_ours(session: Session, target: str) -> bool:
     return session.scalar(ours) is not None
 
 
-DOES: dict[str, Callable[[Desk], list[Step]]] = {"form": open_feedback, "opened": suggest}
+DOES: dict[str, Callable[[Desk], list[Step]]] = {
+    "form": open_feedback, "opened": suggest, "verdict": decide, "correction": correct, "removed": removed,
+}  # fmt: skip

@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 from core.prompts import Language
+from core.tables import Annotation, AnnotationItem
 from integrations.slack import desk
 
 WORDS: dict[Language, dict[str, str]] = {
@@ -18,7 +19,26 @@ WORDS: dict[Language, dict[str, str]] = {
         "not_ours": "Só dá para comentar respostas minhas.",
         "no_operator": "Você não está na lista de quem pode usar este comando (SLACK_OPERATORS).",
         "perhaps_done": "Não sei se isto foi feito: o processo parou no meio. Confira com /rollout status.",
+        "thinking": "está pensando…",
         "suggestions": "O que você quer saber?",
+        "review": "Uma resposta para revisar",
+        "question": "Pergunta",
+        "answer": "Resposta",
+        "approve": "Aprovar",
+        "correct": "Corrigir",
+        "reject": "Rejeitar",
+        "corrected": "O que deveria ter sido respondido",
+        "note": "Comentário",
+        "approved": "✅ Aprovada",
+        "corrected_by": "✏️ Corrigida",
+        "rejected": "🚫 Rejeitada",
+        "by": "por",
+        "no_reviewer": "Você não está na lista de quem revisa (SLACK_REVIEWERS).",
+        "taken": "Este item já foi decidido, ou está com outra pessoa.",
+        "gone": "Este item não existe mais.",
+        "disliked": "não gostaram",
+        "guarded": "barrada por uma regra",
+        "sample": "amostra",
     },
     "en": {
         "feedback": "About this answer",
@@ -31,7 +51,26 @@ WORDS: dict[Language, dict[str, str]] = {
         "not_ours": "Only my own answers can be commented.",
         "no_operator": "You are not among those who may use this command (SLACK_OPERATORS).",
         "perhaps_done": "I do not know whether this was done: the process stopped. Look at /rollout status.",
+        "thinking": "is thinking…",
         "suggestions": "What would you like to know?",
+        "review": "An answer to review",
+        "question": "Question",
+        "answer": "Answer",
+        "approve": "Approve",
+        "correct": "Correct",
+        "reject": "Reject",
+        "corrected": "What should have been answered",
+        "note": "Comment",
+        "approved": "✅ Approved",
+        "corrected_by": "✏️ Corrected",
+        "rejected": "🚫 Rejected",
+        "by": "by",
+        "no_reviewer": "You are not among those who review (SLACK_REVIEWERS).",
+        "taken": "This item was decided already, or somebody else has it.",
+        "gone": "This item does not exist any more.",
+        "disliked": "disliked",
+        "guarded": "caught by a rule",
+        "sample": "sample",
     },
 }
 PROMPTS: dict[Language, list[str]] = {
@@ -39,6 +78,8 @@ PROMPTS: dict[Language, list[str]] = {
     "en": ["What can you do?", "Whom do I talk to in HR?", "How do I ask for holidays?"],
 }
 MAX_COMMENT = 2_000
+MAX_ANSWER = 2_000  # of a correction; as in the queue
+MAX_SECTION = 3_000
 
 
 def feedback_form(language: Language, about: dict[str, str]) -> dict[str, Any]:
@@ -55,6 +96,58 @@ def feedback_form(language: Language, about: dict[str, str]) -> dict[str, Any]:
             field(words["flag"], desk.PROBLEM, choices(desk.PROBLEM, [flag]), optional=True),
         ],
     )
+
+
+def correction_form(language: Language, item: AnnotationItem) -> dict[str, Any]:
+    """What the bot should have said, beginning with what it said."""
+    words = WORDS[language]
+    better = text_input(desk.CORRECTED, initial=item.answer, longest=MAX_ANSWER)
+    return modal(
+        words,
+        desk.CORRECTION_FORM,
+        words["correct"],
+        {"item": str(item.id)},
+        [
+            section(f"{words['question']}: {item.question}"),
+            field(words["corrected"], desk.CORRECTED, better),
+            field(words["note"], desk.COMMENT, text_input(desk.COMMENT), optional=True),
+        ],
+    )
+
+
+def card(language: Language, item: AnnotationItem) -> list[dict[str, Any]]:
+    """An item before reviewers: its redacted question and answer, and three buttons."""
+    words = WORDS[language]
+    about = " · ".join(filter(None, [item.context, words.get(item.reason, item.reason), item.version]))
+    styles = {"approve": "primary", "reject": "danger"}
+    buttons = [
+        {
+            "type": "button", "action_id": f"{desk.REVIEW}_{verdict}", "text": plain(words[verdict]),
+            "value": f"{desk.REVIEW}:{item.id}:{verdict}",
+            **({"style": styles[verdict]} if verdict in styles else {}),
+        }
+        for verdict in ("approve", "correct", "reject")
+    ]  # fmt: skip
+    return [
+        {"type": "context", "elements": [plain(f"{words['review']} · {about}")]},
+        section(f"{words['question']}: {item.question}"),
+        section(f"{words['answer']}: {item.answer}"),
+        {"type": "actions", "block_id": f"{desk.REVIEW}-{item.id}", "elements": buttons},
+    ]
+
+
+def decided(language: Language, item: AnnotationItem, annotation: Annotation | None) -> str:
+    """What is left of a card: the verdict, whose, and about which question."""
+    words = WORDS[language]
+    if annotation is None:
+        return words["taken"]
+    verdicts = {"approve": "approved", "correct": "corrected_by", "reject": "rejected"}
+    who = annotation.reviewer.removeprefix("slack:")
+    return f"{words[verdicts[annotation.verdict]]} {words['by']} {who} · {words['question']}: {item.question}"
+
+
+def section(text: str) -> dict[str, Any]:
+    return {"type": "section", "text": plain(text[:MAX_SECTION])}
 
 
 def suggestions(language: Language) -> list[dict[str, str]]:

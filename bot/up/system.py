@@ -95,6 +95,8 @@ class System:
         if self.simulated:
             vendors = self.ports["vendors"]
             parts.append(self._ours("vendors", ["vendors", "--port", str(vendors)], port=vendors, path="/healthz"))
+        if self.settings.slack_app_token:
+            parts.append(self._ours("slack", ["slack"]))
         parts += [self._ours("awake", ["awake"]), self._ours("clock", ["clock"])]
         asleep = self._ours("asleep", ["asleep"])
         asleep.signals = (signal.SIGTERM, signal.SIGTERM)

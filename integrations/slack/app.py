@@ -7,7 +7,7 @@ unfinished commit may stand between Slack and its acknowledgement, in either ord
 
 import logging
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -32,25 +32,27 @@ ANYTHING = re.compile(r".*", re.S)
 
 
 class SlackDoor:
-    """One workspace's app.
+    """The app, for every workspace that it is installed in.
 
     Args:
+        signing_secrets: the current one, and while it is being changed the one before.
         store: commits items to the ledger; if it raises, Slack gets an error and delivers again.
     """
 
-    def __init__(self, *, signing_secret: str, bot_token: str, base_url: str, store: Store) -> None:
-        self._verifier = SignatureVerifier(signing_secret)
+    def __init__(self, *, signing_secrets: Sequence[str], base_url: str, store: Store) -> None:
+        self._verifiers = [SignatureVerifier(secret) for secret in signing_secrets]
         self._store = store
 
         async def authorize(enterprise_id: str | None, team_id: str | None, **_: Any) -> AuthorizeResult:
-            return AuthorizeResult(enterprise_id=enterprise_id, team_id=team_id, bot_token=bot_token)
+            # Nothing is sent from in here: whoever sends knows the workspace's token.
+            return AuthorizeResult(enterprise_id=enterprise_id, team_id=team_id, bot_token="none")
 
         app = AsyncApp(
-            signing_secret=signing_secret,
+            signing_secret=signing_secrets[0],
             authorize=authorize,
             client=AsyncWebClient(base_url=base_url.rstrip("/") + "/"),
             process_before_response=True,  # stored, then acknowledged
-            request_verification_enabled=True,  # `handle` did; bolt would log the whole body of what it refuses
+            request_verification_enabled=False,  # `handle` did; bolt would log the whole body of what it refuses
             ignoring_self_events_enabled=False,  # `webhook.split` knows more loops than bolt's filter
             attaching_conversation_kwargs_enabled=False,  # nobody says anything in here
             logger=logging.getLogger("npllm.slack"),
@@ -99,7 +101,7 @@ class SlackDoor:
         signature = request.headers.get("x-slack-signature", "")
         # The verifier would raise on a time stamp that is no number, and on a signature that is not ASCII.
         readable = re.fullmatch(r"[0-9]{1,12}", timestamp) and signature.isascii()
-        if not readable or not self._verifier.is_valid(text, timestamp, signature):
+        if not readable or not any(known.is_valid(text, timestamp, signature) for known in self._verifiers):
             raise BadSignature(
                 "X-Slack-Signature does not fit this body, or is more than five minutes old.",
                 "Check SLACK_SIGNING_SECRET and this machine's clock.",

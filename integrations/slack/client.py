@@ -4,7 +4,9 @@ https://docs.slack.dev/reference/methods/chat.postMessage
 """
 
 import http.client
+import logging
 import re
+import time
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any, TypeVar
@@ -15,12 +17,16 @@ from slack_sdk.errors import SlackApiError, SlackClientError
 from slack_sdk.web import WebClient
 from slack_sdk.webhook import WebhookClient
 
-from core.errors import Unavailable, VendorUnavailable
+from core.errors import NpllmError, Unavailable, VendorUnavailable
 from core.messages import Outgoing
 from core.untrusted import as_dict, as_dicts, as_text, retry_after
 
+log = logging.getLogger(__name__)
+
 MAX_TEXT = 11_000  # a markdown block takes 12,000 characters; all blocks together about 13,200
-TIMEOUT = 10  # seconds
+TIMEOUT, QUICK = 10, 3  # seconds
+RATHER_NOT, REFUSED_FOR = 60.0, 3600.0  # seconds without a nicety that failed, or that Slack does not allow here
+TOO_MUCH_FOR_BLOCKS = ("msg_blocks_too_long", "invalid_blocks")  # then the plain text has to do
 MAX_PAGES = 5  # of 100 messages, for a look-up
 RESPONSE_HOST = "hooks.slack.com"  # where answers to clicks and commands go
 TRANSIENT = frozenset({"internal_error", "service_unavailable", "request_timeout", "fatal_error", "ratelimited"})
@@ -48,9 +54,8 @@ class SlackClient:
     supports_lookup = True
 
     def __init__(self, *, token: Callable[[str], str], base_url: str, timeout: float = TIMEOUT) -> None:
-        self.client = WebClient(base_url=base_url.rstrip("/") + "/")
-        self.client.timeout = timeout  # type: ignore[assignment]  # urllib takes fractions, the annotation does not
-        self.client.retry_handlers.clear()  # the outbox decides when to try again, not a sleep in here
+        self.client, self.quick = _web_client(base_url, timeout), _web_client(base_url, min(timeout, QUICK))
+        self._refused: dict[tuple[str, str | None], float] = {}
         self._token = token
         self._host = urlsplit(base_url).hostname
 
@@ -61,16 +66,18 @@ class SlackClient:
             VendorUnavailable: try again later; `outcome_unknown` says that it may have been posted.
             Unavailable: Slack refused it for good; the message names its error.
         """
-        answer = self.call(
-            "chat.postMessage",
-            team=outgoing.address.get("team"),
-            channel=outgoing.address["channel"],
-            thread_ts=outgoing.address.get("thread_ts"),
-            text=escaped(outgoing.text),
-            blocks=_blocks(outgoing),
-            metadata={"event_type": "npllm_message", "event_payload": {"id": outgoing.our_id}},
-            unfurl_links=False,
-        )
+        stream = as_dict(outgoing.extra.get("stream"))
+        if stream and (finished := self._finish(outgoing, stream)):
+            return finished
+        where: dict[str, Any] = {"channel": outgoing.address["channel"], "thread_ts": outgoing.address.get("thread_ts")}
+        said: dict[str, Any] = {"text": escaped(outgoing.text), "metadata": _metadata(outgoing), "unfurl_links": False}
+        team = outgoing.address.get("team")
+        try:
+            answer = self.call("chat.postMessage", team=team, blocks=_blocks(outgoing), **where, **said)
+        except Unavailable as error:
+            if not any(reason in error.message for reason in TOO_MUCH_FOR_BLOCKS):
+                raise
+            answer = self.call("chat.postMessage", team=team, blocks=None, **where, **said)
         channel, ts = as_text(answer.get("channel")), as_text(answer.get("ts"))
         if not channel or not ts:
             raise VendorUnavailable("Slack's answer cannot be read.", outcome_unknown=True)
@@ -98,7 +105,50 @@ class SlackClient:
                 return None
         raise VendorUnavailable("The channel has more messages since then than can be looked through.")
 
-    def call(self, method: str, *, team: str | None, **arguments: Any) -> dict[str, Any]:
+    def _finish(self, outgoing: Outgoing, stream: dict[str, Any]) -> str | None:
+        """End the message that was shown while it was written, in the words that hold; None where it is not there.
+
+        What is shown may differ from them (a guard, another model): then they replace it. Done twice, it is the same.
+        """
+        team, channel, ts = outgoing.address.get("team"), outgoing.address["channel"], as_text(stream.get("ts"))
+        shown = as_text(stream.get("shown"))
+        fits = stream.get("sure") is True and outgoing.text.startswith(shown)
+        rest: dict[str, Any] = {}
+        if fits:  # our id only with the whole text: a look-up must not take half of it for all
+            rest = {"markdown_text": unmentioned(outgoing.text[len(shown) :]) or None, "metadata": _metadata(outgoing)}
+            rest["blocks"] = _feedback(outgoing) or None
+        try:
+            self.call("chat.stopStream", team=team, channel=channel, ts=ts, **rest)
+        except VendorUnavailable:
+            raise
+        except Unavailable:
+            fits = False  # ended by an earlier try
+        if not fits:
+            said: dict[str, Any] = {
+                "text": escaped(outgoing.text), "blocks": _blocks(outgoing), "metadata": _metadata(outgoing)
+            }  # fmt: skip
+            try:
+                self.call("chat.update", team=team, channel=channel, ts=ts, **said)
+            except VendorUnavailable:
+                raise
+            except Unavailable:
+                return None
+        return f"{channel}:{ts}"
+
+    def offer(self, method: str, *, team: str | None, lasting: bool = True, **arguments: Any) -> dict[str, Any] | None:
+        """A nicety that may fail: tried once, quickly, and (`lasting`) after a refusal not again for a while."""
+        if time.monotonic() < self._refused.get((method, team), 0.0):
+            return None
+        try:
+            return self.call(method, team=team, quickly=True, **arguments)
+        except NpllmError as error:
+            wait = error.retry_after or RATHER_NOT if isinstance(error, VendorUnavailable) else REFUSED_FOR
+            if lasting:
+                self._refused[method, team] = time.monotonic() + wait
+            log.info("%s: %s", method, error)
+            return None
+
+    def call(self, method: str, *, team: str | None, quickly: bool = False, **arguments: Any) -> dict[str, Any]:
         """Any method of the Web API, in a workspace; arguments that are None are left out.
 
         Raises: as `send`.
@@ -106,7 +156,8 @@ class SlackClient:
         given = {name: value for name, value in arguments.items() if value is not None}
         headers = {"Authorization": f"Bearer {self._token(team or '')}"}
         body: dict[str, Any] = {"params" if method.startswith("conversations.") else "json": given}
-        answer = _reached(lambda: self.client.api_call(method, headers=headers, **body))
+        client = self.quick if quickly else self.client
+        answer = _reached(lambda: client.api_call(method, headers=headers, **body))
         return as_dict(answer.data)
 
     def tell(self, response_url: str, text: str) -> None:
@@ -124,6 +175,13 @@ class SlackClient:
             raise VendorUnavailable(f"Slack answered {answer.status_code}.", retry_after=wait)
         if answer.status_code >= 400:
             raise Unavailable(f"Slack refused: {answer.body[:100]}.", "An answer is possible for half an hour.")
+
+
+def _web_client(base_url: str, timeout: float) -> WebClient:
+    client = WebClient(base_url=base_url.rstrip("/") + "/")
+    client.timeout = timeout  # type: ignore[assignment]  # urllib takes fractions, the annotation does not
+    client.retry_handlers.clear()  # the outbox decides when to try again, not a sleep in here
+    return client
 
 
 def _reached(call: Callable[[], T]) -> T:
@@ -155,19 +213,30 @@ def _refused(error: SlackApiError) -> Unavailable:
     return Unavailable(f"Slack refused: {reason[:100]}.", _HINTS.get(reason, "See Slack's page on this error."))
 
 
+def _metadata(outgoing: Outgoing) -> dict[str, Any]:
+    return {"event_type": "npllm_message", "event_payload": {"id": outgoing.our_id}}
+
+
 def _blocks(outgoing: Outgoing) -> list[dict[str, Any]]:
-    # The block has Markdown of its own, so that only what could call people is escaped.
-    blocks: list[dict[str, Any]] = [{"type": "markdown", "text": _MENTION.sub("&lt;", outgoing.text)}]
-    if len(outgoing.buttons) == 2:
-        (up, up_title), (down, down_title) = outgoing.buttons
-        feedback = {
-            "type": "feedback_buttons",
-            "action_id": "feedback",
-            "positive_button": {"text": {"type": "plain_text", "text": up_title}, "value": up},
-            "negative_button": {"text": {"type": "plain_text", "text": down_title}, "value": down},
-        }
-        blocks.append({"type": "context_actions", "block_id": f"feedback-{outgoing.our_id}", "elements": [feedback]})
-    return blocks
+    return [{"type": "markdown", "text": unmentioned(outgoing.text)}, *_feedback(outgoing)]
+
+
+def _feedback(outgoing: Outgoing) -> list[dict[str, Any]]:
+    if len(outgoing.buttons) != 2:
+        return []
+    (up, up_title), (down, down_title) = outgoing.buttons
+    feedback = {
+        "type": "feedback_buttons",
+        "action_id": "feedback",
+        "positive_button": {"text": {"type": "plain_text", "text": up_title}, "value": up},
+        "negative_button": {"text": {"type": "plain_text", "text": down_title}, "value": down},
+    }
+    return [{"type": "context_actions", "block_id": f"feedback-{outgoing.our_id}", "elements": [feedback]}]
+
+
+def unmentioned(text: str) -> str:
+    """Markdown in which nothing calls people; the block has Markdown of its own, so that nothing else is escaped."""
+    return _MENTION.sub("&lt;", text)
 
 
 def escaped(text: str) -> str:

@@ -9,17 +9,23 @@ from typing import Any
 from core.messages import InboundCommand, InboundSignal, Person, clean, read_feedback_button
 from core.untrusted import as_dict, as_text
 
-FEEDBACK_FORM = "npllm_feedback"  # callback id of our form, and of the shortcut in a message's menu
-COMMENT, PROBLEM = "comment", "problem"  # its fields: block and action alike
+FEEDBACK_FORM = "npllm_feedback"  # callback ids of our forms, and of the shortcut in a message's menu
+CORRECTION_FORM = "npllm_correction"
+COMMENT, PROBLEM, CORRECTED = "comment", "problem", "corrected"  # their fields: block and action alike
+REVIEW = "review"  # review:ITEM:VERDICT in a card's buttons
+VERDICTS = frozenset({"approve", "correct", "reject"})
 MAX_WORDS = 1_000  # characters of a slash command
 
 
 def read(body: dict[str, Any], person: Person, team: str) -> InboundCommand | None:
     """What is asked of the desk; None where nothing is, or nobody asks."""
     found = _asked(body)
-    if found is None or not person.identifiers[0].value:
+    if found is None:
         return None
     name, data = found
+    # An installation ends without anybody doing it in particular.
+    if not person.identifiers[0].value and name != "removed":
+        return None
     return InboundCommand("slack", person, name, {"team": team, **data})
 
 
@@ -45,12 +51,20 @@ def form_signal(body: dict[str, Any], person: Person) -> InboundSignal | None:
     )
 
 
+def read_verdict(value: str) -> tuple[str, str] | None:
+    """(item, verdict) of a review card's button."""
+    parts = value.split(":")
+    return (parts[1], parts[2]) if len(parts) == 3 and parts[0] == REVIEW and parts[2] in VERDICTS else None
+
+
 def _asked(body: dict[str, Any]) -> tuple[str, dict[str, Any]] | None:
     kind = body.get("type")
     if kind == "event_callback":
         return _event(body)
     if kind == "block_actions":
         return _click(body)
+    if kind == "view_submission":
+        return _form(as_dict(body.get("view")))
     if kind == "message_action" and body.get("callback_id") == FEEDBACK_FORM:
         channel = as_text(as_dict(body.get("channel")).get("id"))
         ts = as_text(body.get("message_ts")) or as_text(as_dict(body.get("message")).get("ts"))
@@ -69,6 +83,10 @@ def _event(body: dict[str, Any]) -> tuple[str, dict[str, Any]] | None:
         thread = as_dict(event.get("assistant_thread"))
         channel, ts = as_text(thread.get("channel_id")), as_text(thread.get("thread_ts"))
         return ("opened", {"channel": channel, "thread_ts": ts}) if channel and ts else None
+    revoked = kind == "tokens_revoked" and as_dict(event.get("tokens")).get("bot")
+    if kind == "app_uninstalled" or revoked:
+        at = body.get("event_time")
+        return "removed", {"at": at if isinstance(at, int) and 0 < at < 2**32 else None}
     return None
 
 
@@ -77,7 +95,18 @@ def _click(body: dict[str, Any]) -> tuple[str, dict[str, Any]] | None:
     value = as_text(action.get("value"))
     if (button := read_feedback_button(value)) and button[1] == "down" and as_text(body.get("trigger_id")):
         return "form", {"answer": button[0], **_door(body)}
+    if verdict := read_verdict(value):
+        return "verdict", {"item": verdict[0], "verdict": verdict[1], **_door(body)}
     return None
+
+
+def _form(view: dict[str, Any]) -> tuple[str, dict[str, Any]] | None:
+    if view.get("callback_id") != CORRECTION_FORM:
+        return None
+    item = as_text(_metadata(view).get("item"))
+    corrected, comment = (clean(_field(view, name).get("value")) for name in (CORRECTED, COMMENT))
+    facts = {"item": item, "corrected": corrected, "comment": comment}
+    return ("correction", facts) if item else None
 
 
 def _door(body: dict[str, Any]) -> dict[str, Any]:

@@ -105,7 +105,7 @@ def _event_item(body: dict[str, Any]) -> InboundItem:
     lane, ts = _lane(team, event), as_text(event.get("ts")) or digest(event)
     if _rating(_text(event)) is not None:
         return InboundItem(f"msg:{team}:{channel}:{ts}", "signal", lane, body)
-    if not _text(event) and not event.get("files"):
+    if not _text(event) and not as_dicts(event.get("files")):
         return InboundItem(f"msg:{team}:{channel}:{ts}", "ignored", lane, body)
     # Talk beside us in a channel has a key of its own, so that it cannot stand in the way of the mention's.
     prefix = "ambient" if _is_ambient(body, event) else "msg"

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import httpx
 import psycopg
@@ -26,19 +26,22 @@ from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, given
 from hypothesis import settings as how
 from hypothesis import strategies as st
+from pydantic import SecretStr
 from servers import serving
 
 from bot.app import create_app
 from bot.hooks import MAX_META
+from bot.intake import _name
 from bot.simulator.vendors import create_vendors
 from core.errors import VendorUnavailable
 from core.jobs import BELL
-from core.messages import Outgoing
+from core.messages import InboundMessage, Outgoing
 from core.settings import Settings, load_settings
 from integrations.meta.client import MetaClient
 from integrations.meta.webhook import split as split_meta
 from integrations.postgres.embedded import EmbeddedPostgres
 from integrations.redis.embedded import EmbeddedRedis
+from integrations.slack.webhook import read as read_slack
 from integrations.slack.webhook import split as split_slack
 from integrations.twilio.client import TwilioClient
 from integrations.twilio.webhook import split as split_twilio
@@ -266,6 +269,31 @@ class TestStored:
         found = rows(settings)
         assert len({row[1] for row in found}) == len({row[3] for row in found}) == 2
         assert sorted(rung(settings)) == sorted(row[3] for row in found), "the bell names the lanes as they are stored"
+
+
+class TestSlacksSecret:
+    def test_while_it_changes_both_count_and_then_one(self, settings: Settings) -> None:
+        both = changed(
+            settings, slack_signing_secret=SecretStr("new"), slack_signing_secret_previous=SecretStr("slack-secret")
+        )
+        with TestClient(create_app(both)) as client:
+            answers = [
+                slack(BODY["slack"], secret=name).to(client).status_code for name in ("new", "slack-secret", "x")
+            ]
+        assert answers == [200, 200, 401]
+        with TestClient(create_app(changed(both, slack_signing_secret_previous=None))) as client:
+            assert slack(BODY["slack"], secret="slack-secret").to(client).status_code == 401
+
+    @pytest.mark.parametrize(("seconds", "status"), [(-290, 200), (290, 200), (-302, 401), (310, 401)])
+    def test_five_minutes_either_way(self, door: TestClient, seconds: int, status: int) -> None:
+        assert slack(BODY["slack"], at=str(int(time.time()) + seconds)).to(door).status_code == status
+
+    def test_a_workspace_with_its_own_token_needs_no_bot_token(self, settings: Settings) -> None:
+        several = changed(
+            settings, slack_bot_token=None, slack_client_id="1.2", slack_client_secret=SecretStr("client-secret")
+        )
+        with TestClient(create_app(several)) as client:
+            assert fixture("slack", "im.json").to(client).status_code == 200
 
 
 class TestEveryCapturedPayload:
@@ -664,6 +692,34 @@ def bent(draw: st.DrawFn, vendor: str) -> Any:
     return data
 
 
+@st.composite
+def bent_form(draw: st.DrawFn) -> dict[str, str]:
+    """A captured command with up to three of its fields replaced or taken away."""
+    names = [name for name in fixtures("slack") if name.startswith("command")]
+    raw = (FIXTURES / "slack/fixtures" / draw(st.sampled_from(names))).read_text()
+    form = dict(parse_qsl(raw, keep_blank_values=True))
+    for _ in range(draw(st.integers(0, 3))):
+        field_ = draw(st.sampled_from(sorted(form)))
+        if draw(st.booleans()) and field_ != "command":
+            form.pop(field_)
+        else:
+            form[field_] = draw(st.text(max_size=20))
+    return form
+
+
+def as_sent(body: Any, delivery: Post) -> dict[str, Any]:
+    """What the door reads: JSON, a form's JSON, or the form itself."""
+    if delivery.headers["content-type"] == JSON:
+        return json.loads(delivery.body)
+    form = dict(parse_qsl(delivery.body.decode(), keep_blank_values=True))
+    return json.loads(form["payload"]) if "payload" in form else form
+
+
+def is_handshake(body: Any, delivery: Post) -> bool:
+    read_as = as_sent(body, delivery)
+    return "challenge" in read_as or "ssl_check" in read_as
+
+
 unhurried = how(
     max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
@@ -682,10 +738,28 @@ class TestAnythingSigned:
         self.check(door, meta(data))
 
     @unhurried
-    @given(data=bent("slack") | ANYTHING)
-    def test_to_slack(self, door: TestClient, data: Any) -> None:
-        self.check(door, slack(data))
-        self.check(door, slack_click(data))
+    @given(data=bent("slack") | ANYTHING, form=bent_form())
+    def test_to_slack(self, door: TestClient, shared: Settings, data: Any, form: dict[str, str]) -> None:
+        """Events, clicks and forms, commands: what is taken is in the ledger, and no turn is empty."""
+        sent = [(data, slack(data)), (data, slack_click(data)), (form, slack(urlencode(form).encode("utf-8", "ignore"),
+                                                                              content_type=FORM))]  # fmt: skip
+        for body, delivery in sent:
+            answer = delivery.to(door)
+            assert answer.status_code in (200, 400, 413), answer.text
+            if answer.status_code == 200 and not is_handshake(body, delivery):
+                self.is_kept(shared, split_slack(as_sent(body, delivery)))
+
+    def is_kept(self, settings: Settings, items: list[Any]) -> None:
+        keys = [_name(item.external_id) for item in items]
+        with psycopg.connect(str(settings.database_url)) as connection:
+            query = "SELECT external_id, kind, payload FROM npllm.inbound_events WHERE external_id = ANY(%s)"
+            found = connection.execute(query, [keys]).fetchall()
+        assert {key for key, _, _ in found} == set(keys), "lost"
+        for _, kind, payload in found:
+            inbound = read_slack(kind, payload)
+            if isinstance(inbound, InboundMessage):
+                assert inbound.text or inbound.kind != "text", "an empty turn"
+                assert inbound.person.identifiers[0].value, "an answer to nobody"
 
     @unhurried
     @given(data=st.dictionaries(st.text(max_size=9), st.text(max_size=40), max_size=9), bent=bent("twilio"))

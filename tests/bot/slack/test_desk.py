@@ -1,74 +1,18 @@
 """What is asked of us in Slack beside talking: done once, and said to who asked."""
 
 import json
-from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl
 
 import pytest
 from factories import QUICK, make_version
 from sqlalchemy import select
-from street import Street
+from workspace import Workspace
 
-from bot import jobs, rollouts
+from bot import rollouts
 from bot.wiring import Awake
 from core.db import transaction
 from core.errors import VendorUnavailable
 from core.tables import Feedback, InboundEvent, Rollout, RolloutEvent, now
-from integrations.slack import webhook as slack
-
-FIXTURES = Path(__file__).parents[2] / "integrations/slack/fixtures"
-
-
-class Workspace:
-    """Rita at work: what she does in Slack, handled as a worker does."""
-
-    def __init__(self, street: Street, vendors: Any) -> None:
-        self.street, self.vendors = street, vendors
-
-    def does(self, name: str, **changes: str) -> None:
-        """One captured request, with words in it changed."""
-        (path,) = FIXTURES.glob(f"{name}.*")
-        raw = path.read_text()
-        for old, new in changes.items():
-            raw = raw.replace(self.words.get(old, old), new)
-        body: dict[str, Any] = (
-            json.loads(raw) if path.suffix == ".json" else dict(parse_qsl(raw, keep_blank_values=True))
-        )
-        if "response_url" in body and "response_url" not in changes:
-            body["response_url"] = f"{self.vendors.url}/response/1"
-        for item in slack.split(body):
-            self.street.store("slack", [item])
-        self.works()
-
-    words = {
-        "response_url": "https%3A%2F%2Fhooks.slack.example%2Fcommands%2F1",
-        "answer": "0190a0b0-0000-7000-8000-0000000000a1",
-        "target": "1794999000.000100",
-    }
-
-    def works(self) -> None:
-        for event in self.street.events():
-            if event.handled_at is None:
-                jobs.answer(event.lane)
-
-    def is_answered(self) -> tuple[str, str]:
-        """Rita asks and is answered: our answer's id, and the `ts` she sees it under."""
-        self.street.answer(self.street.slack("Quantos dias de férias?", user="U0RITA", channel="D0RITA"))
-        (answer,) = self.street.messages("out")
-        return str(answer.id), str(answer.provider_message_id).partition(":")[2]
-
-    @property
-    def calls(self) -> list[dict[str, Any]]:
-        return self.vendors.calls
-
-    def outcomes(self) -> list[str | None]:
-        return [event.outcome for event in self.street.events()]
-
-
-@pytest.fixture
-def work(street: Street, vendors: Any) -> Workspace:
-    return Workspace(street, vendors)
 
 
 def ratings(awake: Awake) -> list[tuple[str, str, str | None]]:

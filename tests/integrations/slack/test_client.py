@@ -103,7 +103,7 @@ def test_an_error_of_theirs_is_tried_again_by_the_outbox_not_in_here(vendor: str
         ("invalid_auth", False, False, "SLACK_BOT_TOKEN"),
         ("not_in_channel", False, False, "Invite"),
         ("missing_scope", False, False, "docs/channels.md"),
-        ("msg_blocks_too_long", False, False, "Slack's page"),
+        ("restricted_action", False, False, "Slack's page"),
         ("service_unavailable", True, False, ""),
         ("internal_error", True, True, ""),
         ("fatal_error", True, True, ""),

@@ -30,6 +30,7 @@ from integrations.slack.webhook import read, split
 
 FIXTURES = Path(__file__).parent / "fixtures"
 ANSWER = "0190a0b0-0000-7000-8000-0000000000a1"
+ITEM = "0190a0b0-0000-7000-8000-0000000000b2"
 TS, THREAD = "1795000000.000100", "1794999000.000100"
 OURS = f"D0RITA:{THREAD}"  # a message we posted
 DM, CHANNEL = "slack:T0SHOP:D0RITA", "slack:T0SHOP:C0GERAL"
@@ -113,6 +114,10 @@ def clicked(channel: str = "D0RITA", *, trigger: str = "1.2.abc") -> dict[str, s
 def commanded(trigger: str, words: str) -> Item:
     door = {"response_url": "https://hooks.slack.example/commands/1", "channel": "C0GERAL"}
     return asked("rollout", f"command:{trigger}", words=words, trigger_id=trigger, **door)
+
+
+def reviewed(verdict: str, ts: str) -> Item:
+    return asked("verdict", f"action:T0SHOP:U0RITA:{ts}", item=ITEM, verdict=verdict, **clicked("C0REVISAO"))
 
 
 def said_in_form(view: str, signal: Any, comment: str | None, *, answer: str | None = ANSWER) -> Item:
@@ -234,6 +239,20 @@ CASES: dict[str, tuple[str, list[Item]]] = {
     "click__another_button": ("Not ours.", [ignored(key="action:T0SHOP:U0RITA:1795000300.000500")]),
     "click__icon_button": ("Not a rating.", [ignored(key="action:T0SHOP:U0RITA:1795000300.000500")]),
     "click__no_actions": ("A click on nothing.", [ignored("slack:T0SHOP", "other:")]),
+    "click__review_approve": ("A reviewer approves.", [reviewed("approve", "1795000600.000700")]),
+    "click__review_correct": ("A reviewer wants to correct.", [reviewed("correct", "1795000600.000701")]),
+    "click__review_unknown_verdict": (
+        "No verdict of ours.", [ignored("slack:T0SHOP:C0REVISAO", "action:T0SHOP:U0RITA:1795000600.000702")],
+    ),
+    "view__correction": (
+        "A reviewer's correction.",
+        [
+            asked(
+                "correction", "view:V0CORRECTION:1795000400.abc", item=ITEM, corrected="São 30 dias por ano.",
+                comment="",
+            )
+        ],
+    ),
     "view__feedback_comment": ("What she missed.", [said_in_form("V0COMMENT", "comment", "Faltou o prazo")]),
     "view__feedback_problem": ("A problem, without words.", [said_in_form("V0PROBLEM", "flag", None)]),
     "view__feedback_problem_with_comment": ("A problem, and which.", [said_in_form("V0BOTH", "flag", "Preço de 2024")]),
@@ -266,8 +285,9 @@ CASES: dict[str, tuple[str, list[Item]]] = {
         "The old way to open us: shown in that thread.",
         [asked("opened", "EVENT", channel="D0RITA", thread_ts=THREAD)],
     ),
-    "tokens_revoked": ("We were thrown out.", [ignored("slack:T0SHOP")]),
-    "app_uninstalled": ("We are gone.", [ignored("slack:T0SHOP")]),
+    "tokens_revoked": ("We were thrown out.", [asked("removed", "EVENT", user="", at=1795000000)]),
+    "tokens_revoked__of_a_person": ("A person's token: none of ours.", [ignored("slack:T0SHOP")]),
+    "app_uninstalled": ("We are gone.", [asked("removed", "EVENT", user="", at=1795000000)]),
     "connect__team_id_of_the_other_side": (
         "A partner asks in a shared channel: still our workspace.",
         [public("posso ajudar?", mention=True, channel="C0PARCEIRO", person=who("U0PARTNER"))],

@@ -1,0 +1,81 @@
+"""Slack through a socket: stored like what comes by HTTP, acknowledged then, and not before."""
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from pydantic import SecretStr
+from servers import serving
+
+from bot.intake import Intake
+from bot.simulator.vendors import create_vendors
+from bot.slack.listen import listen
+from core.errors import DoorClosed, Unavailable
+from core.settings import Settings
+
+FIXTURES = Path(__file__).parents[2] / "integrations/slack/fixtures"
+
+
+def envelope(name: str, kind: str) -> dict[str, Any]:
+    payload = json.loads((FIXTURES / f"{name}.json").read_text())
+    return {"envelope_id": name, "type": kind, "payload": payload, "accepts_response_payload": False}
+
+
+def through_a_socket(settings: Settings, envelopes: list[dict[str, Any]], *, until: int) -> list[str]:
+    """Deliver them to the process; what it acknowledged, once there are `until` of these (or five seconds passed)."""
+    app = create_vendors(settings)
+    for one in envelopes:
+        app.state.slack.envelopes.put_nowait(one)
+
+    async def run(url: str) -> None:
+        stop = asyncio.Event()
+        open_door = settings.model_copy(
+            update={"slack_app_token": SecretStr("xapp-1"), "slack_api_base_url": f"{url}/api"}
+        )
+        listening = asyncio.create_task(listen(open_door, stop))
+        for _ in range(100):
+            await asyncio.sleep(0.05)
+            if len(app.state.slack.acknowledged) >= until or listening.done():
+                break
+        stop.set()
+        await listening
+
+    with serving(app) as url:
+        asyncio.run(run(url))
+    return list(app.state.slack.acknowledged)
+
+
+def stored(settings: Settings) -> list[str]:
+    with psycopg.connect(str(settings.database_url)) as connection:
+        rows = connection.execute("SELECT external_id FROM npllm.inbound_events ORDER BY id").fetchall()
+    return [key for (key,) in rows]
+
+
+def test_events_and_clicks_are_stored_once_and_acknowledged(settings: Settings) -> None:
+    envelopes = [envelope("im", "events_api"), envelope("click__feedback_up", "interactive")] * 2
+    assert through_a_socket(settings, envelopes, until=4) == ["im", "click__feedback_up"] * 2
+    assert stored(settings) == ["msg:T0SHOP:D0RITA:1795000000.000100", "action:T0SHOP:U0RITA:1795000300.000500"]
+
+
+def test_what_is_not_stored_is_not_acknowledged(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[str] = []
+
+    async def away(self: Intake, source: str, items: list[Any]) -> int:
+        tried.append(items[0].external_id)
+        if len(tried) == 1:
+            raise Unavailable("The ledger does not answer.")
+        return 1
+
+    monkeypatch.setattr(Intake, "store", away)
+    assert through_a_socket(settings, [envelope("im", "events_api"), envelope("delete", "events_api")], until=1) == [
+        "delete"
+    ]
+    assert len(tried) == 2
+
+
+def test_without_its_token_it_says_so(settings: Settings) -> None:
+    with pytest.raises(DoorClosed, match="token"):
+        asyncio.run(listen(settings))
