@@ -401,7 +401,7 @@ def act(session: Session, rollout: Rollout, decision: Decision) -> Rollout:
         return apply(session, rollout, change)
     if decision.action == "hold" and rollout.state == "running":
         return apply(session, rollout, Change("hold", CONTROLLER, reason, "held", "rollout.held", evidence=evidence))
-    if decision.action == "resume":
+    if decision.action == "resume" and _held_by(session, rollout) == CONTROLLER:  # not what a shift or a person held
         return apply(session, rollout, Change("resume", CONTROLLER, reason, "running", evidence=evidence))
     session.execute(
         update(Rollout).where(Rollout.id == rollout.id).values(evidence=evidence | {"reasons": decision.reasons})
@@ -477,6 +477,12 @@ def _quarantine(session: Session, version_id: uuid.UUID, reason: str) -> None:
     """A version that was rolled back does not come back by itself: only `retry` revives it."""
     version = session.get_one(AdapterVersion, version_id)
     version.state, version.reasons = "quarantined", [*version.reasons, reason]
+
+
+def _held_by(session: Session, rollout: Rollout) -> str | None:
+    """Who held it last."""
+    held = select(RolloutEvent.actor).where(RolloutEvent.rollout_id == rollout.id, RolloutEvent.verb == "hold")
+    return session.scalar(held.order_by(RolloutEvent.id.desc()).limit(1))
 
 
 def _facts(rollout: Rollout) -> dict[str, Any]:

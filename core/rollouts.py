@@ -72,7 +72,6 @@ class Votes:
             `w` is the challenger's chance among these two (`anchor_weight`). Blue-green decides on these alone.
         failures_in_a_row: technical failures of the challenger's latest replies, unbroken by a success.
         stops: what was found wrong with the challenger itself.
-        shifted: what about today's messages is unlike before (`drift.shifts`): language, topics, length, redactions.
     """
 
     y: Sequence[float] = ()
@@ -92,7 +91,6 @@ class Votes:
     anchor_w: Sequence[float] = ()
     failures_in_a_row: int = 0
     stops: Sequence[Stop] = ()
-    shifted: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -146,7 +144,7 @@ def decide(plan: Plan, stage: int, votes: Votes, *, state: str, elapsed: float, 
     figures = weigh(plan, stage, votes)
     return judge(
         plan, stage, figures, state=state, elapsed=elapsed, total_elapsed=total_elapsed,
-        failures_in_a_row=votes.failures_in_a_row, stops=votes.stops, shifted=votes.shifted,
+        failures_in_a_row=votes.failures_in_a_row, stops=votes.stops,
     )  # fmt: skip
 
 
@@ -223,7 +221,6 @@ class Weighed:
 def judge(
     plan: Plan, stage: int, figures: dict[str, Any], *, state: str, elapsed: float, total_elapsed: float,
     failures_in_a_row: int = 0, stops: Sequence[Stop] = (),
-    shifted: Sequence[str] = (),
 ) -> Decision:  # fmt: skip
     """The decision on figures from `weigh`: first what rolls back, then what holds, then what is missing."""
     now, final = plan.stages[stage], stage + 1 == len(plan.stages)
@@ -260,8 +257,6 @@ def judge(
         return decision("hold", f"Evidence of harm is {figures['harm']:.0f} (hold at {HARM_HOLD:.0f}): weight frozen.")
     if asked >= SOLICITED_HOLD:
         return decision("hold", f"People who were asked by the coin rate it worse (evidence {asked:.0f}).")
-    if shifted:
-        return decision("hold", f"People write otherwise than before ({', '.join(shifted)}): look at it first.")
     if total_elapsed >= plan.expires_hours * HOUR:
         return decision("hold", f"No decision after {plan.expires_hours:.0f} hours: promote or abort it by hand.")
     missing = []

@@ -13,7 +13,7 @@ from bot.router import read_routes
 from core import registry
 from core.db import get_engine, transaction
 from core.errors import Conflict, NotFound
-from core.rollouts import Plan, Stage
+from core.rollouts import Decision, Plan, Stage
 from core.tables import AdapterVersion, Alert, Context, Event, Rollout, RolloutEvent
 
 BAD, GOOD = {"challenger": 0.4, "control": 0.9}, {"challenger": 0.92, "control": 0.92}
@@ -86,6 +86,17 @@ def test_stage_after_stage_to_all_traffic(engine: Engine, champion: str) -> None
         assert registry.champion(session, "customers").name == name  # type: ignore[union-attr]
         assert session.get_one(Context, "customers").watched_since is not None
     assert verbs(engine) == ["start", "advance", "promote"]
+
+
+@pytest.mark.parametrize(("actor", "state"), [(rollouts.CONTROLLER, "running"), ("drift", "held")])
+def test_evidence_lets_go_of_what_evidence_held_and_of_nothing_else(
+    engine: Engine, champion: str, actor: str, state: str
+) -> None:
+    begin(engine, new_version(engine))
+    with transaction(engine) as session:
+        held = rollouts.Change("hold", actor, "", "held")
+        rollout = rollouts.apply(session, rollouts.require_current(session, "customers"), held)
+        assert rollouts.act(session, rollout, Decision("resume", ["harm fell back"], {})).state == state
 
 
 def test_waiting_writes_figures_and_nothing_else(engine: Engine, champion: str) -> None:

@@ -203,7 +203,6 @@ class TestDecide:
         assert decide(PLAN, 0, both, state="paused", elapsed=DAY, total_elapsed=DAY).action == "wait"
         asking = replace(PLAN, stages=(replace(PLAN.stages[0], approval=True), PLAN.stages[1]))
         assert decide(asking, 0, both, **looks).action == "wait"  # held for a person's word: no flapping
-        assert decide(PLAN, 0, replace(both, shifted=["topic"]), **looks).action == "hold"
 
     @pytest.mark.parametrize("state", ACTIVE)
     def test_a_wrong_split_holds(self, state: str) -> None:
