@@ -78,14 +78,14 @@ class Material:
     """Examples of one night, as rows of the table out of their session.
 
     Attributes:
-        replays: how many of `replayed` an epoch takes.
+        share: of a night's training that is replayed.
         known: a few that stand for what the champion knows, where it left no importance.
     """
 
     new: list[TrainingExample]
     held_out: list[TrainingExample]
     replayed: list[TrainingExample]
-    replays: int
+    share: float
     old_held_out: list[TrainingExample]
     known: list[TrainingExample]
 
@@ -186,13 +186,13 @@ def _material(night: Night) -> Material:
         held_out = [example for example in mine if example.split == "holdout"]
         earlier = replay.buffer(session, night.context, before=night.claim.run_id)
         drawn: list[TrainingExample] = []
-        replays = 0
+        share = 0.0
         if night.strategy.afresh:
             new = [*new, *earlier]
         elif night.strategy.replay:
             share = replay.share_for(night.settings.replay_share, _retentions(session, night.context))
-            replays = replay.count_for(len(new), share)
-            drawn = replay.draw(earlier, replays * night.settings.epochs, seed=night.seed)
+            count = replay.count_for(len(new), share) * night.settings.epochs
+            drawn = replay.draw(earlier, count, seed=night.seed)
         old = session.scalars(
             select(TrainingExample).where(
                 TrainingExample.context == night.context, TrainingExample.split == "holdout",
@@ -202,7 +202,7 @@ def _material(night: Night) -> Material:
         if night.strategy.afresh and not held_out:  # after an erasure, say: nothing is new, everything is learned again
             held_out = list(old)
         return Material(
-            new, held_out, drawn, replays,
+            new, held_out, drawn, share,
             replay.draw(old, OLD_HOLDOUT, seed=night.seed), replay.draw(earlier, 32, seed=night.seed),
         )  # fmt: skip
 
@@ -249,7 +249,7 @@ def _train(night: Night, material: Material) -> None:
     strength = _strength(night)
     with lora.quick_products(adapted):
         learned = learn(
-            adapted, night.strategy, new=rows(material.new), replayed=rows(material.replayed), replays=material.replays,
+            adapted, night.strategy, new=rows(material.new), replayed=rows(material.replayed), share=material.share,
             holdout=rows(material.held_out) if len(material.held_out) >= 30 else [],
             memory=_memory(night, folder, adapted, rows(material.known), tokenizer.pad_token_id),
             strength=strength, pad_id=tokenizer.pad_token_id, recipe=recipe, report=report,

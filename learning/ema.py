@@ -4,8 +4,8 @@
 
 The slow weights are carried over the nights (so they also average over nights, fading), and both lie in the artifact.
 A and B are averaged apart, although the product of averages is not the average of products: their difference is the
-covariance of B and A along the window, and along one trajectory of small steps that is small (docs/log.md has the
-figure). Between adapters that lie apart, or whose gauge may differ, it would not be; nothing here averages those.
+covariance of B and A along the window, and along one trajectory of small steps that is small (docs/decisions/0014).
+Between adapters that lie apart, or whose gauge may differ, it would not be; nothing here averages those.
 """
 
 from collections.abc import Iterator, Mapping

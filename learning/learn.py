@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from learning import ema, ewc, mas
+from learning import ema, ewc, mas, replay
 from learning.dataset import Row
 from learning.importance import Importance, Penalty, half_and_half
 from learning.lora import trainable
 from learning.strategies import Strategy
-from learning.train import Progress, Recipe, Result, train
+from learning.train import Progress, Recipe, Result, portion, train
 
 
 @dataclass
@@ -58,7 +58,7 @@ def learn(
     *,
     new: Sequence[Row],
     replayed: Sequence[Row] = (),
-    replays: int = 0,
+    share: float = 0.0,
     holdout: Sequence[Row] = (),
     memory: Memory,
     strength: float,
@@ -71,7 +71,8 @@ def learn(
     """One night: `model` holds the champion's served weights, and at the end the challenger's.
 
     Args:
-        replayed: rows of earlier nights; every epoch takes the next `replays` of them.
+        replayed: rows of earlier nights; every epoch takes the next ones.
+        share: of the answers' tokens that are trained on, at most so many are replayed ones.
         memory: what the champion's night left; empty for the first one.
         strength: lambda of the penalty.
     """
@@ -85,6 +86,7 @@ def learn(
         average = ema.Average(factors)
         if memory.fast is not None:
             ema.put(factors, memory.fast)
+    replays, replay_share = _replays(new, replayed, share, recipe.epochs)
     result = train(
         model, new=new, replayed=replayed, replays=replays, holdout=holdout, pad_id=pad_id, recipe=recipe,
         penalty=penalty, average=average, report=report, checkpoint=checkpoint,
@@ -100,7 +102,7 @@ def learn(
         latest = estimate(model, strategy.penalty, sample, pad_id)
         after.importance = importance.merged(latest) if importance is not None else latest
         importance_seconds = time.perf_counter() - started
-    return Learned(result, after, importance_seconds, _share(new, replayed, replays))
+    return Learned(result, after, importance_seconds, replay_share)
 
 
 def estimate(model: Any, kind: str, rows: Sequence[Row], pad_id: int) -> Importance:
@@ -113,11 +115,17 @@ def importance_rows(passes: int) -> int:
     return max(4, min(32, passes // 40))
 
 
-def _share(new: Sequence[Row], replayed: Sequence[Row], replays: int) -> float:
-    """Of an epoch's answer tokens, the part that was replayed."""
+def _replays(new: Sequence[Row], replayed: Sequence[Row], share: float, epochs: int) -> tuple[int, float]:
+    """How many rows an epoch replays so that `share` of the answers' tokens is not exceeded, and what they make up."""
 
     def tokens(rows: Sequence[Row]) -> int:
         return sum(len(row) - row.answer_start for row in rows)
 
-    old = tokens(replayed) / len(replayed) * min(replays, len(replayed)) if replayed else 0.0
-    return old / max(old + tokens(new), 1)
+    count = replay.count_for(len(new), share) if replayed else 0
+    while count:
+        old = sum(tokens(portion(replayed, count, epoch)) for epoch in range(epochs))
+        found = old / (old + epochs * tokens(new))
+        if found <= share or count == 1:  # a very small night replays one row all the same
+            return count, found
+        count -= 1
+    return 0, 0.0

@@ -116,7 +116,7 @@ def train(
     plan = [
         rows
         for epoch in range(recipe.epochs)
-        for rows in mixed_batches(new, _portion(replayed, replays, epoch), recipe.batch_size, rng)
+        for rows in mixed_batches(new, portion(replayed, replays, epoch), recipe.batch_size, rng)
     ]
     result = Result(steps=len(plan))
     first_step = _resume(checkpoint, parameters, optimiser, average, result) if checkpoint else 0
@@ -176,7 +176,7 @@ def train(
     return result
 
 
-def _portion(rows: Sequence[Row], count: int | None, epoch: int) -> Sequence[Row]:
+def portion(rows: Sequence[Row], count: int | None, epoch: int) -> Sequence[Row]:
     """The rows an epoch replays: the next `count`, round and round."""
     if count is None or not rows:
         return rows

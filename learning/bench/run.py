@@ -137,19 +137,19 @@ class Bench:
         torch.manual_seed(self.seed * 1_000 + t)
         deep = strategy.afresh and (strategy.name == "joint" or (t + 1) % self.deep_every == 0)
         tonight = strategy if deep or not strategy.afresh else STRATEGIES[DEFAULT]
-        new, replayed, replays = self.train[t], [], 0
+        new, replayed = self.train[t], []
         if deep:
             put(lora.trainable(self.model), self.fresh)
             memory = Memory()
             new = [pair for rows in self.train[: t + 1] for pair in rows]
         elif tonight.replay and t:
             earlier = [stored for rows in self.store[:t] for stored in rows]
-            replays = replay.count_for(len(new), self.share)
-            drawn = replay.draw(earlier, replays * self.base.recipe.epochs, seed=self.seed * 1_000 + t)
+            count = replay.count_for(len(new), self.share) * self.base.recipe.epochs
+            drawn = replay.draw(earlier, count, seed=self.seed * 1_000 + t)
             replayed = [self.row_of[stored.id] for stored in drawn]
         recipe = Recipe(**{**vars(self.base.recipe), "seed": self.seed * 1_000 + t})
         learned = learn(
-            self.model, tonight, new=[row for _, row in new], replayed=replayed, replays=replays,
+            self.model, tonight, new=[row for _, row in new], replayed=replayed, share=self.share,
             holdout=[] if deep else [row for _, row in self.valid[t]], memory=memory,
             strength=outcome.strength or 0.0, recipe=recipe, pad_id=self.tokenizer.pad_token_id, deadline=deadline,
         )  # fmt: skip

@@ -8,6 +8,9 @@ import pytest
 
 from core.tables import TrainingExample, now
 from learning import replay
+from learning.dataset import Row
+from learning.learn import _replays
+from learning.train import portion
 
 
 def examples(count: int, *, run: uuid.UUID | None = None, **values: object) -> list[TrainingExample]:
@@ -80,3 +83,19 @@ def test_the_share_rises_after_forgetting_and_falls_after_calm_nights(kept: list
 
 def test_who_wants_no_replay_gets_none() -> None:
     assert replay.share_for(0.0, [0.5]) == 0.0
+
+
+@pytest.mark.parametrize("share", [0.1, 0.15, 0.25])
+def test_the_share_is_counted_in_tokens_and_not_exceeded(share: float) -> None:
+    new = [Row((1,) * 12, 2)] * 60
+    old = [Row((1,) * (4 + i % 40), 2) for i in range(80)]
+    count, found = _replays(new, old, share, epochs=3)
+    portions = [portion(old, count, epoch) for epoch in range(3)]
+    tokens = sum(len(row) - 2 for rows in portions for row in rows)
+    assert found == pytest.approx(tokens / (tokens + 3 * 600))
+    assert share - 0.03 < found <= share
+
+
+def test_a_very_small_night_replays_one_all_the_same() -> None:
+    assert _replays([Row((1, 2, 3), 1)] * 2, [Row((1, 2, 3), 1)] * 5, 0.15, epochs=2)[0] == 1
+    assert _replays([Row((1, 2, 3), 1)] * 2, [], 0.15, epochs=2) == (0, 0.0)
