@@ -15,7 +15,7 @@ remembered on its ledger row, and a reply is unique per message it answers.
 import logging
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -24,7 +24,7 @@ from sqlalchemy import select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from bot import guardrails, outbox, people, units
+from bot import guardrails, handover, media, outbox, people, units
 from bot.lanes import Lease
 from bot.recall import Recalled, embed, language_of, recall, recent_turns, search_text
 from bot.router import BASE, Route, Served
@@ -60,6 +60,7 @@ class Turn:
     audience: Audience = "all"
     fixed_reply: str | None = None
     kind: str = "text"
+    together: tuple[int, ...] = ()  # events of earlier messages that this turn answers too
 
 
 @dataclass(frozen=True)
@@ -74,27 +75,78 @@ class Generated:
     shown: dict[str, Any] = field(default_factory=dict)  # what the channel showed of it already, for the outbox
 
 
-def take_turn(awake: Awake, event_id: int, message: InboundMessage, lane: Lease) -> None:
+def take_turn(
+    awake: Awake, event_id: int, message: InboundMessage, lane: Lease,
+    before: Sequence[tuple[int, InboundMessage]] = (),
+) -> None:  # fmt: skip
     """Answer one message of the ledger; returns when the reply is in the outbox (or none is due).
+
+    Args:
+        before: what the same person wrote just before it, with their events: answered together.
 
     Raises:
         Unavailable: the ledger or every model is away; the event stays unhandled and is tried again.
         LeaseLost: somebody else has the lane now.
     """
-    turn = receive(awake, event_id, message, lane)
-    if turn is None:
+    turns: list[tuple[int, Turn]] = []
+    for one_id, said in (*before, (event_id, message)):
+        turn = receive(awake, one_id, said, lane)
+        if turn is None:
+            continue
+        if turn.fixed_reply is not None and turn.kind != "notice":
+            _say(awake, one_id, turn, lane)
+        else:
+            turns.append((one_id, turn))
+    if before:
+        turns = _still_due(awake, turns, lane)
+    if not turns:
         return
+    event_id, turn = _one_turn(turns)
     if turn.fixed_reply is not None:
-        save(awake, event_id, turn, lane, Generated(turn.fixed_reply, None, None, (), ()), None, Recalled(None))
+        _say(awake, event_id, turn, lane)
         return
     live = begin(awake, message, turn.message_id, turn.language)
     found = look_up(awake, turn)
     route = awake.router.route(turn.context, str(turn.customer_id), turn.audience)
-    generated = generate(awake, turn, route, found, on_text=live or awake.web.writer(message))
+    generated = generate(awake, turn, route, found, on_text=live or awake.web.writer(turn.message))
     if live is not None:
         generated = replace(generated, shown=live.state())
-    awake.tracer.trace(turn.context, message.text, found.passages, generated.text, _version(generated.served))
+    awake.tracer.trace(turn.context, turn.message.text, found.passages, generated.text, _version(generated.served))
     save(awake, event_id, turn, lane, generated, route, found)
+
+
+def _say(awake: Awake, event_id: int, turn: Turn, lane: Lease) -> None:
+    """A sentence that no model is asked for."""
+    assert turn.fixed_reply is not None
+    save(awake, event_id, turn, lane, Generated(turn.fixed_reply, None, None, (), ()), None, Recalled(None))
+
+
+def _still_due(awake: Awake, turns: list[tuple[int, Turn]], lane: Lease) -> list[tuple[int, Turn]]:
+    """The turns that a later message of the same burst left standing: it may have been "PARAR"."""
+    if not turns:
+        return []
+    with transaction(awake.engine) as session:
+        lane.fence(session)
+        customer = session.get_one(people.Customer, turns[0][1].customer_id)
+        state = session.get_one(Conversation, turns[-1][1].conversation_id).state
+        refusal = "opted out" if customer.opted_out_at is not None else "with a person" if state == "person" else None
+        if refusal is not None:
+            for event_id, _ in turns:
+                _handled(session.get_one(InboundEvent, event_id), refusal)
+            return []
+        ask = people.should_ask_consent(customer, turns[-1][1].message.channel)
+    return [(event_id, replace(turn, ask_consent=turn.ask_consent and ask)) for event_id, turn in turns]
+
+
+def _one_turn(turns: list[tuple[int, Turn]]) -> tuple[int, Turn]:
+    """The last question leads and holds all their words; media without words get their sentence only if alone."""
+    questions = [pair for pair in turns if pair[1].fixed_reply is None] or turns[-1:]
+    event_id, leader = questions[-1]
+    if len(turns) == 1:
+        return event_id, leader
+    said = "\n".join(turn.message.text for _, turn in questions)
+    others = tuple(other for other, _ in turns if other != event_id)
+    return event_id, replace(leader, message=replace(leader.message, text=said), together=others)
 
 
 def receive(awake: Awake, event_id: int, message: InboundMessage, lane: Lease) -> Turn | None:
@@ -159,11 +211,16 @@ def receive(awake: Awake, event_id: int, message: InboundMessage, lane: Lease) -
             people.set_consent(session, customer.id, consent)
             if consent:
                 _permit_training(session, conversation.id)
-            text = people.THANKS_FOR_CONSENT if consent else people.NO_CONSENT
-            return replace(turn, fixed_reply=text[language], kind="consent", ask_consent=False)
+            texts = people.THANKS_FOR_CONSENT if consent else people.NO_CONSENT
+            return replace(turn, fixed_reply=texts[language], kind="consent", ask_consent=False)
         if conversation.state == "person":
+            if handover.wants_bot(message.text):
+                return replace(turn, fixed_reply=handover.BACK[language], kind="back", ask_consent=False)
             _handled(event, "with a person")
             return None
+        if handover.wants_person(message.text) or handover.takes_offer(session, conversation, message.text):
+            text = handover.sentence(settings, language)
+            return replace(turn, fixed_reply=text, kind="handover", ask_consent=False)
         if not message.text:
             if message.kind in READABLE:
                 _handled(event, "blank")
@@ -251,9 +308,15 @@ def save(
         answer = _save_reply(session, turn, conversation, generated, route, found, awake.settings.token_prices)
         asked = route is not None and _count(session, turn, route, generated)
         _put_in_outbox(awake, session, turn, conversation, answer, shown=generated.shown, ask_rating=asked)
+        if turn.kind == "handover":
+            handover.ask(session, awake.settings, conversation, by="customer", said=turn.message.text)
+        elif turn.kind == "back":
+            handover.give_back_conversation(session, conversation, by="customer")
         if turn.ask_consent:
             _ask_consent(awake, session, turn, conversation)
         _handled(event, f"answered:{answer.id}")
+        for other in turn.together:
+            _handled(session.get_one(InboundEvent, other), f"answered together:{answer.id}")
 
 
 def _save_incoming(session: Session, message: InboundMessage, conversation: Conversation, awake: Awake) -> Message:
@@ -275,6 +338,7 @@ def _save_incoming(session: Session, message: InboundMessage, conversation: Conv
     )
     session.add(saved)
     session.flush()
+    media.remember(session, awake.settings, saved, message)
     events.record(
         session,
         "interaction.received",
@@ -300,6 +364,8 @@ def _save_reply(
     reply, served = generated.reply, generated.served
     left = units.left_version(session, conversation.id) if served else None
     asked = session.get_one(Message, turn.message_id)
+    if turn.together:
+        asked.text = turn.message.text  # what is learned from is the whole question and its answer
     answer = Message(
         id=new_id(),
         conversation_id=conversation.id,

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import redis
 from sqlalchemy import Engine, text
 
+from bot.handover import return_stale
 from bot.logs import set_up
 from bot.nights import request_due_nights
 from bot.wiring import need_database, need_redis
@@ -80,11 +81,16 @@ def duties(settings: Settings, engine: Engine, client: redis.Redis) -> list[Duty
         for run in runs:
             enqueue(client, jobs.CONSOLIDATE, run, at_most_every=30.0)
 
+    def handovers() -> None:
+        with transaction(engine) as session:
+            return_stale(session, settings)
+
     review_cards = []
     if settings.slack_open and settings.slack_review_channel:
         review_cards = [Duty(5.0, lambda: enqueue(client, jobs.SHOW_CARDS, at_most_every=4.0))]
     return [
         *review_cards,
+        Duty(30.0, handovers),
         Duty(2.0, lambda: sweep(engine, client)),
         Duty(5.0, lambda: enqueue(client, jobs.FILL_ANNOTATIONS, at_most_every=4.0)),
         Duty(10.0, lambda: enqueue(client, jobs.GUARD_ROLLOUTS, at_most_every=2.0)),
@@ -92,6 +98,7 @@ def duties(settings: Settings, engine: Engine, client: redis.Redis) -> list[Duty
         Duty(30.0, lambda: enqueue(client, jobs.RELEASE_CLAIMS, at_most_every=20.0)),
         Duty(30.0, nights),
         Duty(600.0, lambda: enqueue(client, jobs.ERASE, at_most_every=300.0)),
+        Duty(15.0 if settings.media_fetch else 600.0, lambda: enqueue(client, jobs.MEDIA, at_most_every=10.0)),
         Duty(3600.0, partitions),
     ]
 

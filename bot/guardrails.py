@@ -20,8 +20,10 @@ DONT_KNOW: dict[Language, str] = {
     "en": "I do not have that information for sure. Shall I call a person of the team?",
 }
 TROUBLE: dict[Language, str] = {
-    "pt": "Desculpe, tive um problema para responder agora. Uma pessoa da equipe vai continuar por aqui.",
-    "en": "Sorry, I had a problem answering just now. A person of the team will go on from here.",
+    "pt": "Desculpe, tive um problema para responder agora. Tente de novo daqui a pouco, ou escreva ATENDENTE para "
+    "falar com uma pessoa da equipe.",
+    "en": "Sorry, I had a problem answering just now. Try again in a while, or write AGENT to talk to a person of the "
+    "team.",
 }
 ASK_RATING: dict[Language, str] = {
     "pt": "Esta resposta ajudou? Responda com 👍 ou 👎.",

@@ -15,7 +15,6 @@ from sqlalchemy.orm import Session
 # Why a message got no answer of ours: each is a decision somebody can look up on the ledger's row.
 REFUSALS = (
     "repeat", "not for us", "opted out", "opted in", "blank", "with a person", "given up", "ignored", "deleted",
-    "answered together:%", "handed over%", "returned%",
 )  # fmt: skip
 GRACE = 90.0  # seconds: a turn may end that long after the rollout it was assigned in
 
@@ -28,7 +27,10 @@ RULES: dict[str, str] = {
         FROM npllm.inbound_events e
         WHERE e.kind = 'message' AND e.handled_at IS NOT NULL
           AND NOT coalesce(e.outcome LIKE ANY (:refusals), false)
-          AND NOT EXISTS (SELECT 1 FROM npllm.outbox o WHERE e.outcome = 'answered:' || o.message_id::text)
+          AND NOT EXISTS (
+              SELECT 1 FROM npllm.outbox o
+              WHERE e.outcome IN ('answered:' || o.message_id::text, 'answered together:' || o.message_id::text)
+          )
     """,
     "a message is answered once": f"""
         SELECT m.in_reply_to::text, count(*) || ' answers'
@@ -65,9 +67,11 @@ RULES: dict[str, str] = {
             OR (m.arm = 'challenger' AND m.rollout_id IS NOT NULL
                 AND m.adapter_version_id IS DISTINCT FROM r.version_id)
             OR (m.arm IN ('champion', 'base') AND m.rollout_id IS NOT NULL
-                AND m.adapter_version_id IS DISTINCT FROM r.against_id)
+                AND m.adapter_version_id IS DISTINCT FROM r.against_id
+                AND NOT (r.state = 'promoted' AND m.adapter_version_id = r.version_id))
             OR m.created_at < r.started_at
-            OR m.created_at > r.ended_at + :grace * interval '1 second'
+            OR (r.state IN ('aborted', 'rolled_back')
+                AND m.created_at > r.ended_at + :grace * interval '1 second')
             OR (v.id IS NOT NULL AND (v.name <> m.version OR v.context <> m.context OR v.state = 'refused'))
             OR (v.id IS NOT NULL AND m.rollout_id IS NULL
                 AND NOT EXISTS (SELECT 1 FROM npllm.contexts c WHERE c.champion_id = v.id)
@@ -77,7 +81,8 @@ RULES: dict[str, str] = {
     "one vote a unit, by who was answered": """
         SELECT a.customer_id::text, 'votes by a message that is not of this unit'
         FROM npllm.assignments a JOIN npllm.messages m ON m.id = a.vote_message_id
-        WHERE m.customer_id <> a.customer_id OR m.rollout_id IS DISTINCT FROM a.rollout_id OR m.arm <> a.arm
+        WHERE m.customer_id <> a.customer_id OR m.rollout_id IS DISTINCT FROM a.rollout_id
+           OR m.arm <> coalesce(a.vote_arm, a.arm)
         UNION ALL
         SELECT a.customer_id::text, 'votes without a rating'
         FROM npllm.assignments a JOIN npllm.messages m ON m.id = a.vote_message_id

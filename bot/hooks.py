@@ -2,14 +2,16 @@
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import Any
 
+from pydantic import SecretStr
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from bot.intake import Intake
-from core.errors import DoorClosed, TooLarge, TooSlow
+from core.errors import BadSignature, DoorClosed, TooLarge, TooSlow
 from core.messages import InboundItem
 from core.settings import Settings
 from integrations.meta import webhook as meta
@@ -35,14 +37,19 @@ def hooks(settings: Settings, intake: Intake) -> list[Route]:
         if not settings.twilio_open or settings.twilio_auth_token is None:
             raise closed("Twilio", "TWILIO_ACCOUNT_SID, TWILIO_AUTH_TOKEN and TWILIO_WHATSAPP_FROM")
         body = await read_body(request, MAX_TWILIO)
-        return twilio.verify(
-            settings.twilio_auth_token.get_secret_value(),
-            public_url(settings, request),
-            body,
-            request.headers.get("content-type", ""),
-            request.headers.get("x-twilio-signature"),
-            raw_query(request),
-        )
+
+        def verify(token: str) -> dict[str, str]:
+            return twilio.verify(
+                token,
+                public_url(settings, request),
+                body,
+                request.headers.get("content-type", ""),
+                request.headers.get("x-twilio-signature"),
+                raw_query(request),
+            )
+
+        form: dict[str, str] = either(settings.twilio_auth_token, settings.twilio_auth_token_previous, verify)
+        return form
 
     async def twilio_message(request: Request) -> Response:
         await intake.store("twilio", twilio.split(await twilio_form(request)))
@@ -67,7 +74,12 @@ def hooks(settings: Settings, intake: Intake) -> list[Route]:
         if not settings.meta_open or settings.meta_app_secret is None:
             raise closed("Meta", "META_APP_SECRET, META_ACCESS_TOKEN and META_PHONE_NUMBER_ID")
         body = await read_body(request, MAX_META)
-        meta.verify(settings.meta_app_secret.get_secret_value(), body, request.headers.get("x-hub-signature-256"))
+        signature = request.headers.get("x-hub-signature-256")
+        either(
+            settings.meta_app_secret,
+            settings.meta_app_secret_previous,
+            lambda secret: meta.verify(secret, body, signature),
+        )
         await intake.store("meta", meta.split(body))
         return PlainTextResponse("ok")
 
@@ -103,6 +115,20 @@ def _slack_door(settings: Settings, intake: Intake) -> Any:
         base_url=settings.slack_api_base_url,
         store=store,
     )
+
+
+def either(secret: SecretStr, previous: SecretStr | None, verify: Callable[[str], Any]) -> Any:
+    """What `verify` says with the secret, or, while secrets change, with the one before.
+
+    Raises:
+        BadSignature: neither fits.
+    """
+    try:
+        return verify(secret.get_secret_value())
+    except BadSignature:
+        if previous is None:
+            raise
+        return verify(previous.get_secret_value())
 
 
 def closed(channel: str, secrets: str) -> DoorClosed:

@@ -15,7 +15,7 @@ import redis.asyncio
 from psycopg.types.json import Jsonb
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
-from core.db import psycopg_url
+from core.db import NOTICE_DEAD_PEERS, psycopg_url
 from core.errors import Unavailable
 from core.jobs import BELL
 from core.messages import InboundItem, clean_payload
@@ -36,6 +36,7 @@ _INSERT_BATCH = """
     ON CONFLICT (source, external_id) DO NOTHING RETURNING lane
 """
 _MAX_NAME = 500  # characters of a key or a lane: both are indexed
+_PATIENCE = 8.0  # seconds for one INSERT; vendors wait for 3 (Slack) to 15 (Twilio)
 _SILENCE = 1.0  # seconds without trying the bell after it failed: no webhook waits for a Redis that is down
 
 
@@ -54,6 +55,7 @@ class Intake:
                 "autocommit": True,
                 "connect_timeout": 3,
                 "application_name": "npllm-web",
+                **NOTICE_DEAD_PEERS,
             },
         )
         self.bell = redis.asyncio.Redis.from_url(redis_url, socket_connect_timeout=0.5, socket_timeout=0.5)
@@ -82,17 +84,27 @@ class Intake:
         ]
         try:
             try:
-                lanes = await self._insert(source, rows)
+                lanes = await self._insert_in_time(source, rows)
             except PoolTimeout:
                 raise  # an OperationalError too, that has waited long enough
             except psycopg.OperationalError:
                 # Connections that the server closed meanwhile (a restart) fail once; the pool looks for them now.
                 await self.pool.check()
-                lanes = await self._insert(source, rows)
+                lanes = await self._insert_in_time(source, rows)
         except (PoolTimeout, psycopg.OperationalError, OSError) as error:
             raise Unavailable("The ledger does not answer.", "The vendor will send this again.") from error
         await self._ring(sorted(set(lanes)))
         return len(lanes)
+
+    async def _insert_in_time(self, source: str, rows: Sequence[tuple[str, str, str, Jsonb]]) -> list[str]:
+        """A connection to nowhere answers nothing, and cannot even be cancelled: it is left to itself. Should the rows
+        be stored after all, the vendor's next delivery finds them there."""
+        storing = asyncio.ensure_future(self._insert(source, rows))
+        done, _ = await asyncio.wait({storing}, timeout=_PATIENCE)
+        if not done:
+            storing.add_done_callback(lambda late: late.cancelled() or late.exception())
+            raise Unavailable("The ledger takes too long.", "The vendor will send this again.")
+        return storing.result()
 
     async def _insert(self, source: str, rows: Sequence[tuple[str, str, str, Jsonb]]) -> list[str]:
         """The lanes of the rows that were new."""
@@ -115,7 +127,7 @@ class Intake:
             rung, self._unrung = self._unrung, []
             try:
                 await self.bell.lpush(BELL, *rung)
-            except redis.RedisError as error:
+            except Exception as error:  # also what redis lets through of a socket: the item is stored, that counts
                 self._bell_silent_until = time.monotonic() + _SILENCE
                 log.warning("The bell does not ring (%s); the sweeper will find these.", type(error).__name__)
 

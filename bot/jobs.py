@@ -1,14 +1,16 @@
 """The awake queue's entry points. Each may run twice, or on two workers at once, without harm."""
 
 import logging
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
 import redis
-from sqlalchemy import select, update
+from sqlalchemy import update
 from sqlalchemy.orm import Session
 
 from bot import outbox, signals, web_channel
+from bot.bursts import next_events
 from bot.chat import take_turn
 from bot.lanes import Lease, LeaseLost, lease
 from bot.slack import cards, desk
@@ -19,7 +21,7 @@ from core.errors import NpllmError, Unavailable, VendorUnavailable
 from core.messages import Inbound, InboundCommand, InboundEdit, InboundMessage, InboundSignal, InboundStatus
 from core.tables import InboundEvent, now
 from integrations.meta import webhook as meta
-from integrations.redis.queue import enqueue, ring
+from integrations.redis.queue import enqueue, ring, ring_later
 from integrations.slack import webhook as slack
 from integrations.twilio import webhook as twilio
 
@@ -93,14 +95,24 @@ def erase() -> None:
         remove_files(session, awake.models.store)
 
 
+def media() -> None:
+    """Fetch the files that came with messages, and delete those whose time is over."""
+    from bot.media import fetch_waiting, tidy
+
+    awake = get_awake()
+    fetch_waiting(awake)
+    with transaction(awake.engine) as session:
+        tidy(session, awake.settings)
+
+
 def _work(lane: str) -> None:
     awake = get_awake()
     with lease(awake.engine, awake.heartbeat, lane) as held:
         if held is None:
             return
         try:
-            while (event := _next(awake, lane)) is not None:
-                inbound = _handle(awake, event, held)
+            while events := _next(awake, lane):
+                inbound = _handle(awake, events, held)
                 outbox.deliver(awake, lane, held)
                 awake.web.done(inbound)
             outbox.deliver(awake, lane, held)
@@ -108,29 +120,30 @@ def _work(lane: str) -> None:
             log.warning("%s", error)
             return
     # Something may have been stored after the last look and before the release: its own bell found the lane taken.
-    if _next(awake, lane) is not None:
+    if _next(awake, lane):
         ring(awake.redis, [lane])
 
 
-def _next(awake: Awake, lane: str) -> InboundEvent | None:
-    """The lane's oldest unhandled event; None too while that one waits for its next try: order is kept."""
+def _next(awake: Awake, lane: str) -> list[InboundEvent]:
+    """What is due on a lane: its oldest unhandled event, with the messages that belong to it."""
     with transaction(awake.engine) as session:
-        event = session.scalar(
-            select(InboundEvent)
-            .where(InboundEvent.lane == lane, InboundEvent.handled_at.is_(None))
-            .order_by(InboundEvent.id)
-            .limit(1)
-        )
-    return event if event is not None and (event.not_before is None or event.not_before <= now()) else None
+        events, wait = next_events(session, lane, awake.settings.debounce_seconds)
+    if wait > 0:
+        ring_later(awake.redis, lane, wait)
+    return events
 
 
-def _handle(awake: Awake, event: InboundEvent, held: Lease) -> Inbound | None:
-    """One event of the ledger. What fails for a reason that may pass is tried again later, in its place."""
-    inbound = None
+def _handle(awake: Awake, events: Sequence[InboundEvent], held: Lease) -> Inbound | None:
+    """Events of the ledger. What fails for a reason that may pass is tried again later, in its place."""
+    event, inbound = events[0], None
     try:
         inbound = READERS[event.source](event.kind, event.payload)
         if isinstance(inbound, InboundMessage):
-            take_turn(awake, event.id, inbound, held)
+            more = _by_the_same_person(inbound, events[1:])
+            said = [(event.id, inbound), *more]
+            events = events[: len(said)]
+            event_id, inbound = said[-1]
+            take_turn(awake, event_id, inbound, held, said[:-1])
         elif isinstance(inbound, InboundCommand):
             desk.take(awake, event.id, inbound, held)
         else:
@@ -143,7 +156,8 @@ def _handle(awake: Awake, event: InboundEvent, held: Lease) -> Inbound | None:
         raise
     except Exception as error:
         log.exception("Event %s could not be handled", event.id)
-        _try_again(awake, event, error)
+        for one in events:
+            _try_again(awake, one, error)
         if isinstance(error, Unavailable):
             raise
     return inbound
@@ -155,6 +169,20 @@ def _ring_the_guard(awake: Awake) -> None:
         enqueue(awake.redis, jobs.GUARD_ROLLOUTS, at_most_every=1.0)
     except redis.RedisError as error:
         log.info("The controller is not rung: %s", error)
+
+
+def _by_the_same_person(first: InboundMessage, events: Sequence[InboundEvent]) -> list[tuple[int, InboundMessage]]:
+    """The messages that follow, up to the first that is somebody else's (a Slack thread), or that cannot be read."""
+    said = []
+    for event in events:
+        try:
+            inbound = READERS[event.source](event.kind, event.payload)
+        except Exception:  # it will stumble alone, when it is its turn
+            break
+        if not isinstance(inbound, InboundMessage) or inbound.person.identifiers != first.person.identifiers:
+            break
+        said.append((event.id, inbound))
+    return said
 
 
 def _note(session: Session, event: InboundEvent, inbound: Inbound | None) -> None:

@@ -10,7 +10,7 @@ from datetime import timedelta
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
-from bot import people, units
+from bot import media, people, units
 from core import events
 from core.messages import InboundEdit, InboundSignal
 from core.reactions import Rating, emoji_rating, slack_rating, stars_rating, text_rating, word_rating
@@ -94,10 +94,25 @@ def record_edit(session: Session, edit: InboundEdit) -> None:
     )  # fmt: skip
     if message is None:
         return
+    before = message.text
     if edit.text is None:
         message.deleted_at, message.text, message.consent = now(), "", False
+        media.forget(session, message)
     else:
         message.edited_at, message.text = now(), edit.text
+    _revise_burst(session, message, before)
+
+
+def _revise_burst(session: Session, message: Message, before: str) -> None:
+    """Where it was answered together with later messages, the last of them holds its words too."""
+    later = select(Message).where(
+        Message.conversation_id == message.conversation_id, Message.direction == "in", Message.id > message.id,
+        Message.created_at < message.created_at + timedelta(minutes=5),
+        Message.text.contains(f"{before}\n", autoescape=True),
+    )  # fmt: skip
+    leader = session.scalar(later.order_by(Message.id).limit(1)) if before else None
+    if leader is not None:
+        leader.text = leader.text.replace(f"{before}\n", f"{message.text}\n" if message.text else "", 1)
 
 
 def _rating(signal: InboundSignal) -> Rating:

@@ -22,11 +22,12 @@ from bot.wiring import get_awake, need_redis
 from core.jobs import ANSWER, BELL, READ_SIGNALS
 from core.parent import end_with_parent
 from core.settings import get_settings
-from integrations.redis.queue import connect, queue
+from integrations.redis.queue import connect, queue, rung_by_now
 
 log = logging.getLogger(__name__)
 
 _BATCH = 200  # lanes taken from the bell at once
+_LOOK = 0.25  # seconds between two looks at what was to ring later
 
 
 class ThreadWorker(SimpleWorker):
@@ -94,18 +95,17 @@ def _answer_bell(url: str, stop: threading.Event) -> None:
     jobs = queue(client, ANSWER.queue)
     while not stop.is_set():
         try:
-            first: Any = client.brpop([BELL], timeout=1)
-            if first is None:
-                continue
-            more: Any = client.rpop(BELL, _BATCH) or []
-            lanes = dict.fromkeys(lane.decode() for lane in [first[1], *more])
+            first: Any = client.brpop([BELL], timeout=_LOOK)
+            more: Any = client.rpop(BELL, _BATCH) if first else None
+            lanes = [lane.decode() for lane in [*(first or ())[1:], *(more or ())]] + rung_by_now(client)
             prepared = []
-            for lane in lanes:
+            for lane in dict.fromkeys(lanes):
                 job = READ_SIGNALS if lane.startswith("signals/") else ANSWER
                 prepared.append(
                     jobs.prepare_data(job.path, args=(lane,), timeout=job.timeout, result_ttl=0, failure_ttl=3600)
                 )
-            jobs.enqueue_many(prepared)
+            if prepared:
+                jobs.enqueue_many(prepared)
         except redis.RedisError as error:
             log.warning("The bell waits for Redis: %s", error)
             stop.wait(1.0)

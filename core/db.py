@@ -17,6 +17,11 @@ from sqlalchemy.orm import Session
 from core.errors import SettingError, Unavailable
 
 TRANSACTION_POOLER_PORT = 6543  # Supabase's
+# A server that vanished without a word (a half-open connection) is noticed by the kernel within about ten seconds:
+# a thread that waits for it is not lost. libpq's names; milliseconds for the last, seconds for the others.
+NOTICE_DEAD_PEERS = {
+    "keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3, "tcp_user_timeout": 10_000
+}  # fmt: skip
 LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 
 
@@ -55,7 +60,12 @@ def get_engine(url: str, pool_size: int = 8) -> Engine:
         pool_pre_ping=True,
         pool_recycle=300,
         hide_parameters=True,  # an error in a log must not quote what people wrote
-        connect_args={"prepare_threshold": None, "connect_timeout": 5, "application_name": "npllm"},
+        connect_args={
+            "prepare_threshold": None,
+            "connect_timeout": 5,
+            "application_name": "npllm",
+            **NOTICE_DEAD_PEERS,
+        },
     )
 
 

@@ -30,9 +30,12 @@ SEND_ALERTS = Job("bot.jobs.send_alerts", "awake", 120)
 ERASE = Job("bot.jobs.erase", "awake", 600)
 CONSOLIDATE = Job("learning.jobs.consolidate", "asleep", 6 * 3600)
 
+MEDIA = Job("bot.jobs.media", "awake", 600)
+
 ALL = (
     ANSWER, SEND, READ_SIGNALS, FILL_ANNOTATIONS, SHOW_CARDS, RELEASE_CLAIMS, GUARD_ROLLOUTS, SEND_ALERTS, ERASE,
-    CONSOLIDATE,
+    MEDIA, CONSOLIDATE,
 )  # fmt: skip
 
 BELL = "npllm:bell"  # a Redis list of lanes with something waiting
+LATER = "npllm:later"  # a Redis sorted set: lanes to ring for, by time

@@ -19,6 +19,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from core import shop
 from core.errors import SettingError
+from core.hours import parse_hours
 from core.prompts import Language
 from core.untrusted import as_dict
 
@@ -81,6 +82,13 @@ class Settings(BaseSettings):
     awake_threads: int = Field(24, ge=1, le=256)
     conversation_idle_hours: float = Field(24.0, gt=0)
     lease_seconds: float = Field(20.0, gt=1)
+    debounce_seconds: float = Field(1.5, ge=0, le=30)
+    media_fetch: bool = False
+    media_max_bytes: int = Field(5_242_880, ge=1)
+    media_days: float = Field(90.0, gt=0)
+    business_hours: str = ""
+    handover_minutes: float = Field(60.0, gt=0)
+    slack_handover_channel: str | None = None
     session_secret: SecretStr | None = None
     previous_session_secret: SecretStr | None = None
     chat_allowed_origins: Annotated[list[str], NoDecode] = []
@@ -91,11 +99,13 @@ class Settings(BaseSettings):
     # Twilio WhatsApp
     twilio_account_sid: str | None = None
     twilio_auth_token: SecretStr | None = None
+    twilio_auth_token_previous: SecretStr | None = None
     twilio_whatsapp_from: str | None = None
     twilio_api_base_url: str = "https://api.twilio.com"
 
     # Meta WhatsApp Cloud API
     meta_app_secret: SecretStr | None = None
+    meta_app_secret_previous: SecretStr | None = None
     meta_verify_token: SecretStr | None = None
     meta_access_token: SecretStr | None = None
     meta_phone_number_id: str | None = None
@@ -215,6 +225,12 @@ class Settings(BaseSettings):
             ZoneInfo(value)
         except (KeyError, ValueError):
             raise ValueError("is not a time zone's name, such as America/Sao_Paulo") from None
+        return value
+
+    @field_validator("business_hours", mode="after")
+    @classmethod
+    def _hours(cls, value: str) -> str:
+        parse_hours(value)
         return value
 
     @field_validator("sleep_hours", mode="after")

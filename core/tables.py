@@ -278,6 +278,51 @@ class OutboxItem(Base):
     )
 
 
+class Handover(Base):
+    """A conversation that a person of the team has, or was asked to have; written by bot/handover.py alone."""
+
+    __tablename__ = "handovers"
+
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=new_id)
+    conversation_id: Mapped[uuid.UUID] = mapped_column(references("conversations.id", ondelete="CASCADE"))
+    asked_by: Mapped[str]
+    asked_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    taken_by: Mapped[str | None]
+    taken_at: Mapped[datetime | None]
+    last_reply_at: Mapped[datetime | None]
+    returned_by: Mapped[str | None]
+    returned_at: Mapped[datetime | None]
+
+    __table_args__ = (
+        Index("uq_handovers_open", "conversation_id", unique=True, postgresql_where=sql("returned_at IS NULL")),
+    )
+
+
+class Media(Base):
+    """A file that came with a message, and where it is now; written by bot/media.py alone."""
+
+    __tablename__ = "media"
+
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=new_id)
+    message_id: Mapped[uuid.UUID] = mapped_column(references("messages.id", ondelete="CASCADE"), index=True)
+    channel: Mapped[str]
+    reference: Mapped[dict[str, Any]]
+    state: Mapped[str] = mapped_column(server_default="waiting")
+    attempts: Mapped[int] = mapped_column(server_default=sql("0"))
+    not_before: Mapped[datetime] = mapped_column(server_default=func.now())
+    type: Mapped[str | None]
+    bytes: Mapped[int | None]
+    sha256: Mapped[str | None]
+    reason: Mapped[str | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    stored_at: Mapped[datetime | None]
+
+    __table_args__ = (
+        Index("ix_media_waiting", "not_before", postgresql_where=sql("state = 'waiting'")),
+        one_of("state", "waiting", "stored", "refused"),
+    )
+
+
 class Feedback(Base):
     """What a person thought of one answer. Append-only; the row with `superseded_at` empty is the current vote."""
 

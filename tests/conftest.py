@@ -178,6 +178,7 @@ def make_settings(**values: Any) -> Settings:
         "lease_seconds": 2.0,
         "holdback_share": 0.0,  # people's ids are random: who is held back would be, too
         "solicited_share": 0.0,
+        "debounce_seconds": 0.0,
     }
     return Settings(**{**defaults, **values})
 

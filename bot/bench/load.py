@@ -6,8 +6,9 @@ It reads no body and parses one line of each answer, so that it takes little fro
 import asyncio
 import statistics
 import time
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from bot.simulator.traffic import Signed
@@ -15,12 +16,13 @@ from bot.simulator.traffic import Signed
 
 @dataclass(frozen=True)
 class Load:
-    """What a run of requests took; times in milliseconds."""
+    """What a run of requests took; times in milliseconds, answers by status."""
 
     requests: int
     failed: int
     seconds: float
     times_ms: list[float]
+    statuses: dict[int, int] = field(default_factory=dict)
 
     @property
     def per_second(self) -> float:
@@ -43,11 +45,10 @@ def fire(requests: Sequence[Signed], *, connections: int) -> Load:
 
 async def _fire(requests: Sequence[Signed], connections: int) -> Load:
     times: list[float] = []
-    failed = 0
+    statuses: Counter[int] = Counter()
     queue = list(reversed([(request.url, _raw(request)) for request in requests]))
 
     async def connection() -> None:
-        nonlocal failed
         parts = urlsplit(requests[0].url)
         reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
         try:
@@ -61,13 +62,14 @@ async def _fire(requests: Sequence[Signed], connections: int) -> Load:
                 )
                 await reader.readexactly(length)
                 times.append((time.perf_counter() - started) * 1000)
-                failed += not head.startswith(b"HTTP/1.1 2")
+                statuses[int(head[9:12])] += 1
         finally:
             writer.close()
 
     started = time.perf_counter()
     await asyncio.gather(*(connection() for _ in range(connections)))
-    return Load(len(requests), failed, time.perf_counter() - started, times)
+    failed = sum(count for status, count in statuses.items() if not 200 <= status < 300)
+    return Load(len(requests), failed, time.perf_counter() - started, times, dict(statuses))
 
 
 def _raw(request: Signed) -> bytes:

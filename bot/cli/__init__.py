@@ -25,6 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "contexts": ("contexts", "Who is served, and when they sleep."),
     "rollout": ("rollout", "Start, steer and explain rollouts."),
     "adapters": ("adapters", "Adapter versions and their files."),
+    "handover": ("handover", "Conversations that a person takes over."),
     "annotate": ("annotate", "The annotation queue."),
     "knowledge": ("knowledge", "What answers may be taken from."),
     "privacy": ("privacy", "Personal data."),

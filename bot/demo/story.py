@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import os
 import random
 import tempfile
 import threading
@@ -128,6 +129,7 @@ def a_system() -> Iterator[Settings]:
     with only_one(wish.data_dir):
         fetch_base(wish)
         wish.simulator = "on"
+        os.environ.setdefault("DEBOUNCE_SECONDS", "0")  # these people write one message each
         with running(make_system(wish)) as (system, supervisor):
             stop = threading.Event()
             watcher = threading.Thread(target=supervisor.watch, args=(stop.is_set,), daemon=True)

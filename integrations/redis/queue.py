@@ -5,6 +5,8 @@ only pushes the lane's name; a thread of the awake worker turns lanes into jobs.
 would run whatever a writer to Redis likes.
 """
 
+import logging
+import time
 from typing import Any
 
 import redis
@@ -13,7 +15,9 @@ from redis.retry import Retry
 from rq import Queue
 from rq.serializers import JSONSerializer
 
-from core.jobs import BELL, Job
+from core.jobs import BELL, LATER, Job
+
+log = logging.getLogger(__name__)
 
 
 def connect(url: str, *, blocking: bool = False) -> redis.Redis:
@@ -50,3 +54,17 @@ def ring(client: redis.Redis, lanes: list[str]) -> None:
     """Say that lanes have something waiting."""
     if lanes:
         client.lpush(BELL, *lanes)
+
+
+def ring_later(client: redis.Redis, lane: str, seconds: float) -> None:
+    """Ring for a lane in a while. Where this gets lost, the clock's sweeper finds the lane a little later."""
+    try:
+        client.zadd(LATER, {lane: time.time() + seconds})
+    except redis.RedisError as error:
+        log.warning("The bell cannot be set (%s); the sweeper will find the lane.", type(error).__name__)
+
+
+def rung_by_now(client: redis.Redis) -> list[str]:
+    """Take the lanes that `ring_later` set the bell for, and whose time has come."""
+    due: Any = client.zrangebyscore(LATER, "-inf", time.time(), start=0, num=200)
+    return [lane.decode() for lane in due if client.zrem(LATER, lane)]

@@ -184,10 +184,10 @@ class TestTwice:
         street.meta("segunda")
         real = chat.take_turn
 
-        def stumble(awake: Awake, event_id: int, message: Any, held: Any) -> None:
+        def stumble(awake: Awake, event_id: int, message: Any, held: Any, before: Any) -> None:
             if message.text == "primeira":
                 raise RuntimeError("something is wrong for a moment")
-            real(awake, event_id, message, held)
+            real(awake, event_id, message, held, before)
 
         with monkeypatch.context() as broken:
             broken.setattr(jobs, "take_turn", stumble)
@@ -711,7 +711,7 @@ def test_something_stored_at_the_last_moment_is_rung_for(awake: Awake, street: S
 
     def next_(awake: Awake, lane: str) -> Any:
         looks.append(found := real(awake, lane))
-        if found is None and len(looks) == 2:
+        if not found and len(looks) == 2:
             street.meta("segunda")
         return found
 

@@ -390,6 +390,26 @@ class TestRefused:
             assert answer.json()["next_step"], name
         assert rows(settings) == []
 
+    def test_while_secrets_change_the_one_before_counts_too(self, settings: Settings) -> None:
+        """And not a moment longer than it is set: REFUSED has what is signed with another secret."""
+        before = {
+            name: SecretStr(f"old-{name}")
+            for name in ("twilio_auth_token_previous", "meta_app_secret_previous", "slack_signing_secret_previous")
+        }
+        old = [
+            twilio(BODY["twilio"], token="old-twilio_auth_token_previous"),
+            meta(BODY["meta"], secret="old-meta_app_secret_previous"),
+            slack(BODY["slack"], secret="old-slack_signing_secret_previous"),
+        ]
+        new = [twilio({**BODY["twilio"], "MessageSid": "SMnew"}), meta(BODY["meta"]), slack(BODY["slack"])]
+        public = "http://testserver"
+        with TestClient(create_app(changed(settings, public_base_url=public, **before))) as client:
+            assert [delivery.to(client).status_code for delivery in old + new] == [200] * 6
+            others = [twilio(BODY["twilio"], token="older"), meta(BODY["meta"], secret="older")]
+            assert [delivery.to(client).status_code for delivery in others] == [401] * 2
+        with TestClient(create_app(changed(settings, public_base_url=public))) as client:
+            assert [delivery.to(client).status_code for delivery in old] == [401] * 3
+
     @pytest.mark.parametrize("vendor", VENDORS)
     def test_headers_and_queries_that_are_not_ascii(self, settings: Settings, vendor: str) -> None:
         """As raw bytes on the wire: clients refuse to send them."""

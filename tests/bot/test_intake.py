@@ -138,6 +138,38 @@ def test_a_bell_that_is_away_is_left_alone_for_a_while(database_url: str, caplog
     assert caplog.text.count("does not ring") <= 2
 
 
+def test_a_ledger_that_never_answers_is_not_waited_for(
+    database_url: str, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bot.intake._PATIENCE", 0.2)
+
+    async def work(intake: Intake) -> None:
+        with psycopg.connect(database_url) as other:
+            other.execute("LOCK TABLE npllm.inbound_events IN ACCESS EXCLUSIVE MODE")
+            with pytest.raises(Unavailable, match="too long"):
+                await intake.store("meta", [item("a")])
+            other.rollback()
+        assert await intake.store("meta", [item("a"), item("b")]) in (1, 2), "stored late, or not at all"
+
+    run(database_url, redis_url, work)
+    assert [row["external_id"] for row in ledger(database_url)] == ["a", "b"]
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError("cut"), RuntimeError("closed"), redis.TimeoutError("late")])
+def test_whatever_the_bell_raises_the_item_is_stored(
+    database_url: str, redis_url: str, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    async def broken(*_: Any) -> None:
+        raise error
+
+    async def work(intake: Intake) -> int:
+        monkeypatch.setattr(intake.bell, "lpush", broken)
+        return await intake.store("meta", [item("a")])
+
+    assert run(database_url, redis_url, work) == 1
+    assert len(ledger(database_url)) == 1
+
+
 def test_a_bell_that_is_back_rings_again(database_url: str, redis_url: str) -> None:
     async def work(intake: Intake) -> None:
         good = intake.bell

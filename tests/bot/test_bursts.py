@@ -1,0 +1,182 @@
+"""Quick messages in a row are one turn, and nobody sleeps while the person is still writing."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from servers import ScriptedModel
+from sqlalchemy import select, update
+from street import RUI, Street
+
+from bot import chat, guardrails, people
+from bot.history import check
+from bot.wiring import Awake
+from core.db import transaction
+from core.jobs import LATER
+from core.tables import Customer, InboundEvent
+from integrations.redis.queue import ring_later, rung_by_now
+
+QUESTION = people.CONSENT_QUESTION["pt"]
+
+
+@pytest.fixture(autouse=True)
+def _waits(awake: Awake, model: ScriptedModel) -> None:
+    awake.settings = awake.settings.model_copy(update={"debounce_seconds": 20.0})
+    model.say = lambda *_: "Resposta."
+
+
+def later(awake: Awake, seconds: float, *, only: str | None = None) -> None:
+    """As if everything (or one message) had come so much earlier."""
+    with transaction(awake.engine) as session:
+        moved = update(InboundEvent).values(received_at=InboundEvent.received_at - timedelta(seconds=seconds))
+        session.execute(moved.where(InboundEvent.external_id == only) if only else moved)
+
+
+def question(model: ScriptedModel) -> str:
+    (asked,) = model.asked
+    return str(asked["messages"][-1]["content"])
+
+
+def test_three_quick_messages_are_one_turn(awake: Awake, street: Street, vendors: Any, model: ScriptedModel) -> None:
+    street.meta("Oi")
+    street.meta("Quanto custa o colchão")
+    lane = street.meta("de casal?")
+    street.answer(lane)
+    assert (vendors.sent, model.asked) == ([], []), "the person may still be writing"
+    assert awake.redis.zscore(LATER, lane) is not None
+    later(awake, 21)
+    street.answer(lane)
+    assert vendors.texts() == ["Resposta.", QUESTION]
+    assert "Oi\nQuanto custa o colchão\nde casal?" in question(model)
+    answer = street.messages("out")[0]
+    assert [event.outcome for event in street.events()] == [
+        f"answered together:{answer.id}", f"answered together:{answer.id}", f"answered:{answer.id}"
+    ]  # fmt: skip
+    assert [message.text for message in street.messages("in")][:2] == ["Oi", "Quanto custa o colchão"]
+    assert street.messages("in")[2].text == "Oi\nQuanto custa o colchão\nde casal?", "what is learned from is whole"
+    with transaction(awake.engine) as session:
+        assert check(session, settled=True, vendor_log=vendors.sent).violations == []
+
+
+def test_a_pause_between_them_makes_two_turns(street: Street, awake: Awake, model: ScriptedModel) -> None:
+    street.meta({"id": "wamid.first", "type": "text", "text": {"body": "Vocês entregam?"}})
+    later(awake, 60)
+    lane = street.meta("E montam?")
+    street.answer(lane)
+    assert len(model.asked) == 1, "the first is answered at once, the second waits for its pause"
+    later(awake, 21)
+    street.answer(lane)
+    assert len(model.asked) == 2
+
+
+def test_who_never_stops_is_answered_all_the_same(awake: Awake, street: Street, model: ScriptedModel) -> None:
+    for number in range(7):
+        lane = street.meta(f"linha {number}")
+        later(awake, 13)
+    street.answer(lane)
+    assert "linha 0\n" in question(model)
+
+
+def test_zero_switches_it_off(awake: Awake, street: Street, model: ScriptedModel) -> None:
+    awake.settings = awake.settings.model_copy(update={"debounce_seconds": 0.0})
+    street.meta("Oi")
+    street.answer(street.meta("Vocês entregam?"))
+    assert len(model.asked) == 2
+
+
+def test_the_website_does_not_wait(street: Street, model: ScriptedModel) -> None:
+    street.answer(street.web("Oi"))
+    assert len(model.asked) == 1
+
+
+def test_stop_at_the_end_of_a_burst_is_obeyed(awake: Awake, street: Street, vendors: Any, model: ScriptedModel) -> None:
+    street.twilio("Vocês entregam?")
+    lane = street.twilio("PARAR")
+    later(awake, 21)
+    street.answer(lane)
+    assert (vendors.sent, model.asked) == ([], [])
+    assert [event.outcome for event in street.events()] == ["opted out", "opted out"]
+
+
+def test_do_not_train_within_a_burst(awake: Awake, street: Street, vendors: Any) -> None:
+    street.meta("Vocês entregam?")
+    lane = street.meta("não treinar")
+    later(awake, 21)
+    street.answer(lane)
+    assert vendors.texts() == [people.NO_CONSENT["pt"], "Resposta."], "and the question of consent is not asked"
+    with transaction(awake.engine) as session:
+        assert session.scalars(select(Customer.consent)).one() == "denied"
+
+
+def test_an_album_gets_one_sentence(awake: Awake, street: Street, vendors: Any) -> None:
+    for number in range(5):
+        lane = street.meta({"type": "image", "image": {"id": str(number)}})
+    later(awake, 21)
+    street.answer(lane)
+    assert vendors.texts() == [guardrails.CANNOT_READ["pt"]]
+
+
+def test_a_picture_and_a_question_are_answered_as_the_question(
+    awake: Awake, street: Street, vendors: Any, model: ScriptedModel
+) -> None:
+    street.meta("Vocês têm deste?")
+    lane = street.meta({"type": "image", "image": {"id": "1"}})
+    later(awake, 21)
+    street.answer(lane)
+    assert vendors.texts() == ["Resposta.", QUESTION]
+    assert "Vocês têm deste?" in question(model)
+
+
+def test_two_people_in_a_thread_are_two_turns(awake: Awake, street: Street, model: ScriptedModel) -> None:
+    facts = {"channel": "C1", "channel_type": "channel", "thread_ts": "1.0", "type": "app_mention"}
+    street.slack("<@U0SIMBOT> Qual é o prazo?", user="U0ANA", ts="1.1", **facts)
+    lane = street.slack("<@U0SIMBOT> E a troca?", user="U0RUI", ts="1.2", **facts)
+    later(awake, 21)
+    street.answer(lane)
+    assert len(model.asked) == 2
+
+
+def test_a_turn_that_fails_is_tried_again_whole(
+    awake: Awake, street: Street, vendors: Any, model: ScriptedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    street.meta("Oi")
+    lane = street.meta("Vocês entregam?")
+    later(awake, 21)
+
+    def broken(*_: Any, **__: Any) -> None:
+        raise RuntimeError("for a moment")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(chat, "save", broken)
+        street.answer(lane)
+    assert [event.attempts for event in street.events()] == [1, 1]
+    assert vendors.sent == []
+    with transaction(awake.engine) as session:
+        session.execute(update(InboundEvent).values(not_before=None))
+    street.answer(lane)
+    assert vendors.texts() == ["Resposta.", QUESTION]
+    assert [message.text for message in street.messages("in")] == ["Oi", "Oi\nVocês entregam?"]
+
+
+def test_what_is_taken_back_is_taken_out_of_the_whole(awake: Awake, street: Street) -> None:
+    street.meta({"id": "wamid.1", "type": "text", "text": {"body": "Meu CPF é este"}})
+    lane = street.meta("Vocês entregam?", sender="+5511987650001")
+    later(awake, 21)
+    street.answer(lane)
+    street.answer(street.meta({"type": "revoke", "revoke": {"original_message_id": "wamid.1"}}))
+    assert [message.text for message in street.messages("in")] == ["", "Vocês entregam?"]
+
+
+def test_other_people_are_other_lanes(awake: Awake, street: Street, model: ScriptedModel) -> None:
+    lanes = [street.meta("Oi"), street.meta("Oi", sender=RUI)]
+    later(awake, 21)
+    for lane in lanes:
+        street.answer(lane)
+    assert len(model.asked) == 2
+
+
+def test_a_bell_set_for_later_rings_once(awake: Awake) -> None:
+    ring_later(awake.redis, "meta:now", -0.1)
+    ring_later(awake.redis, "meta:tomorrow", 86_400)
+    assert rung_by_now(awake.redis) == ["meta:now"]
+    assert rung_by_now(awake.redis) == []
