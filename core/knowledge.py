@@ -3,7 +3,7 @@
 Search takes two lists and adds their scores. Letters (`core/lexical.py`) find the words of the question; vectors find
 other words for the same thing. For every passage that either of them proposes both scores are known, so nothing
 depends on ranks: mixing ranks lets a poor list pull a good one down. The weight and the floors were chosen on held-out
-questions (docs/log.md); `npllm bench retrieval` measures them on others.
+questions; `npllm bench retrieval` measures them on others (docs/log.md).
 
 Whoever changes passages does it through this module: a change takes a lock per context and stamps its rows with the
 clock, and by that stamp each process notices what its letter index has not read yet.
@@ -30,7 +30,7 @@ MAX_DOCUMENT = 1_000_000  # characters in one `add`
 CANDIDATES = 50  # passages that each of the two lists proposes
 
 # Score = cosine + LETTERS_WEIGHT x letters squared; without vectors, the second part alone. Squared, because a few
-# shared letters say nothing and many decide. Chosen together with the floors on held-out questions (docs/log.md).
+# shared letters say nothing and many decide. Chosen together with the floors, on held-out questions.
 LETTERS_WEIGHT = 8.0
 # What a passage in the question's own language is preferred by.
 SAME_LANGUAGE = 0.2

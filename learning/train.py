@@ -27,7 +27,7 @@ from learning.lora import trainable
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train. The defaults are for a 135M base on a CPU; docs/log.md has the sweeps behind them.
+    """How to train. The defaults are for a 135M base on a CPU.
 
     Attributes:
         batch_size: new rows per optimiser step; replayed rows come on top.

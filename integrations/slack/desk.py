@@ -34,7 +34,7 @@ def form_signal(body: dict[str, Any], person: Person) -> InboundSignal | None:
     view = as_dict(body.get("view"))
     if view.get("callback_id") != FEEDBACK_FORM or not person.identifiers[0].value:
         return None
-    about, comment = _metadata(view), clean(_field(view, COMMENT).get("value"))
+    about, comment = _metadata(view), clean(as_text(_field(view, COMMENT).get("value")))
     flagged = bool(_field(view, PROBLEM).get("selected_options"))
     answer, target = as_text(about.get("answer")) or None, as_text(about.get("target")) or None
     if not (comment or flagged) or not (answer or target):
@@ -104,7 +104,7 @@ def _form(view: dict[str, Any]) -> tuple[str, dict[str, Any]] | None:
     if view.get("callback_id") != CORRECTION_FORM:
         return None
     item = as_text(_metadata(view).get("item"))
-    corrected, comment = (clean(_field(view, name).get("value")) for name in (CORRECTED, COMMENT))
+    corrected, comment = (clean(as_text(_field(view, name).get("value"))) for name in (CORRECTED, COMMENT))
     facts = {"item": item, "corrected": corrected, "comment": comment}
     return ("correction", facts) if item else None
 

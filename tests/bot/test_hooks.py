@@ -371,7 +371,7 @@ REFUSED: dict[str, Post] = {
     "slack, of another secret": slack(BODY["slack"], secret="other"),
     "slack, of another body": _another_body(slack(BODY["slack"])),
     "slack, six minutes old": slack(BODY["slack"], at=str(int(time.time()) - 360)),
-    "slack, from the future": slack(BODY["slack"], at=str(int(time.time()) + 360)),
+    "slack, from the future": slack(BODY["slack"], at=str(int(time.time()) + 86_400)),
     "slack, time is no number": slack(BODY["slack"], at="yesterday"),
     "slack, time is no whole number": slack(BODY["slack"], at=f"{time.time():.3f}"),
     "slack, time has too many digits": slack(BODY["slack"], at="9" * 5000),
