@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from learning.evaluate import RESAMPLES, Difference, Scores, difference, resampled
+from learning.lora import to_write_with
 from learning.starter import courtesy
 
 ABSOLUTE_FLOOR = 0.70  # retention under which a challenger is refused whatever the context's target
@@ -131,9 +132,8 @@ def age_of(days: float, *, generated: bool) -> str:
 @torch.no_grad()
 def courtesy_passed(model: Any, tokenizer: Any, checks: Sequence[courtesy.Check], *, batch: int = 18) -> list[bool]:
     """Ask the safety and courtesy set, greedily; whether each answer has no fault."""
-    was_training = model.training
-    model.eval()
-    device = next(model.parameters()).device
+    writer = to_write_with(model)
+    device = next(writer.parameters()).device
     answers = [""] * len(checks)
     prompts = [
         tokenizer(
@@ -151,26 +151,35 @@ def courtesy_passed(model: Any, tokenizer: Any, checks: Sequence[courtesy.Check]
         for row, i in enumerate(part):
             ids[row, width - len(prompts[i]) :] = torch.tensor(prompts[i])
             mask[row, width - len(prompts[i]) :] = 1
-        written = model.generate(
+        written = writer.generate(
             input_ids=ids.to(device), attention_mask=mask.to(device), max_new_tokens=ANSWER_TOKENS, do_sample=False,
             pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id,
         )  # fmt: skip
         for row, i in enumerate(part):
             answers[i] = tokenizer.decode(written[row, width:], skip_special_tokens=True)
-    model.train(was_training)
     return [not check.faults(answer) for check, answer in zip(checks, answers, strict=True)]
 
 
 def _rise(old: Compared, rows: Sequence[int]) -> tuple[float, float]:
-    """Relative rise of the mean loss on these rows, and the upper end of its one-sided 95 % interval."""
+    """Rise of the mean loss on these rows, relative to `_level`, and the upper end of its one-sided 95 % interval."""
     if not rows:
         return 0.0, 0.0
-    level = max(sum(old.champion.losses[i] for i in rows) / len(rows), 1e-9)
+    level = _level(old, rows)
     means = resampled(
         [old.challenger.losses[i] for i in rows], [old.champion.losses[i] for i in rows], [old.groups[i] for i in rows]
     )
     mean = sum(old.challenger.losses[i] - old.champion.losses[i] for i in rows) / len(rows)
     return mean / level, means[int(0.95 * RESAMPLES)] / level
+
+
+def _level(old: Compared, rows: Sequence[int]) -> float:
+    """What a rise is compared with: the frozen base's mean loss, or the champion's where that is higher.
+
+    Not the champion's own: a well-taught champion has 0.2 nats where the base has 3, and 5 % of 0.2 is less than any
+    change of style costs (an offer after each answer); every night that taught one was refused (docs/log.md).
+    """
+    champion, base = (sum(losses[i] for i in rows) / len(rows) for losses in (old.champion.losses, old.base.losses))
+    return max(champion, base, 1e-9)
 
 
 def _gain_retention(old: Compared) -> float | None:
@@ -191,7 +200,7 @@ def _by_age(old: Compared) -> tuple[dict[str, float], list[str]]:
     for age, rows in members.items():
         if len({old.groups[i] for i in rows}) < GROUP_SIZE:
             continue
-        level = sum(old.champion.losses[i] for i in rows) / len(rows)
+        level = _level(old, rows)
         means = resampled(
             [old.challenger.losses[i] for i in rows], [old.champion.losses[i] for i in rows],
             [old.groups[i] for i in rows],

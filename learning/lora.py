@@ -3,6 +3,7 @@
 The base is never trained: PEFT freezes it, and `check_share` proves that the adapter is a small part of it.
 """
 
+import copy
 import json
 import warnings
 from contextlib import AbstractContextManager, nullcontext
@@ -43,13 +44,27 @@ def quick_products(model: Any) -> AbstractContextManager[Any]:
     The frozen linear weights are turned into bf16 once and stay so: load the base again for fp32. The cache of autocast
     must stay off: it would keep the first cast of the factors, and never see a step.
     """
-    knows = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    if torch.cuda.is_available() or not any(getattr(torch.cpu, name, bool)() for name in knows):
+    if torch.cuda.is_available() or not knows_bf16():
         return nullcontext()
     for module in model.modules():
         if isinstance(getattr(module, "base_layer", None), torch.nn.Linear):
             module.base_layer.weight.data = module.base_layer.weight.data.bfloat16()
     return torch.autocast("cpu", dtype=torch.bfloat16, cache_enabled=False)
+
+
+def knows_bf16() -> bool:
+    """Whether this CPU multiplies bf16 by itself."""
+    return any(getattr(torch.cpu, name, bool)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+
+
+def to_write_with(model: Any) -> Any:
+    """A copy with its adapter merged, in bf16 where the CPU knows it: writes the same answers in a third of the time.
+
+    For text alone. What is compared by its loss is measured unmerged: merging into bf16 rounds small changes away.
+    """
+    copied = copy.deepcopy(model)
+    copied = copied.merge_and_unload() if isinstance(copied, PeftModel) else copied
+    return copied.eval().to(torch.bfloat16 if torch.cuda.is_available() or knows_bf16() else torch.float32)
 
 
 def new_adapter(model: Any, *, base_name: str, base_revision: str, rank: int = 16, seed: int = 0) -> PeftModel:

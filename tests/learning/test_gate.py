@@ -60,8 +60,13 @@ def test_seventy_percent_is_refused_whatever_the_target() -> None:
 
 
 def test_a_loss_that_rose_is_forgetting_though_the_first_choice_stayed_right() -> None:
-    verdict = decide(loss=(1.08, 1.0, 9.0))
+    verdict = decide(loss=(1.16, 1.0, 2.0))  # of the frozen base's loss: a rise of 0.16 is 8 % of 2.0
     assert "loss on earlier hold-outs rose by 8.0%" in verdict.reasons[0]
+
+
+def test_a_change_of_style_is_not_forgetting_because_the_champion_was_nearly_sure() -> None:
+    """From 0.2 to 0.3 nats is half as much again, and a thirtieth of what the base did not know."""
+    assert decide(loss=(0.3, 0.2, 3.0)).accepted
 
 
 def test_what_earlier_nights_had_gained_must_stay() -> None:
@@ -84,7 +89,7 @@ def test_one_age_that_is_clearly_worse_refuses() -> None:
     old = Compared(
         Scores(worse.losses + [0.7] * COUNT, [0.5] * 2 * COUNT),
         Scores(base.champion.losses + [1.0] * COUNT, [0.5] * 2 * COUNT),
-        Scores([9.0] * 2 * COUNT, [0.1] * 2 * COUNT),
+        Scores([1.0] * 2 * COUNT, [0.1] * 2 * COUNT),
         [*GROUPS, *(f"h{i}" for i in range(COUNT))], ["earlier"] * COUNT + ["last night"] * COUNT,
     )  # fmt: skip
     new = Compared(scores(0.8), scores(1.2), scores(2.0), GROUPS)
