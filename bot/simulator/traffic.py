@@ -47,16 +47,18 @@ def twilio_message(settings: Settings, text: str, *, sender: str, **fields: str)
         "ProfileName": "", "Body": text, "NumMedia": "0", "NumSegments": "1", "SmsStatus": "received",
         "ApiVersion": "2010-04-01", **fields,
     }  # fmt: skip
-    return _twilio(settings, f"{_base(settings)}/hooks/twilio", form, sid)
+    return twilio_signed(settings, f"{_base(settings)}/hooks/twilio", form, sid)
 
 
-def twilio_status(settings: Settings, url: str, sid: str, status: str) -> Signed:
-    """A delivery report to the callback address the message was created with."""
+def twilio_status(settings: Settings, url: str, sid: str, status: str, *, code: str | None = None) -> Signed:
+    """A delivery report to the callback address the message was created with; `code` says why it failed."""
     form = {"MessageSid": sid, "SmsSid": sid, "MessageStatus": status, "AccountSid": settings.twilio_account_sid or ""}
-    return _twilio(settings, url, form, sid)
+    if code:
+        form |= {"ErrorCode": code, "ErrorMessage": ""}
+    return twilio_signed(settings, url, form, sid)
 
 
-def _twilio(settings: Settings, url: str, form: dict[str, str], sid: str) -> Signed:
+def twilio_signed(settings: Settings, url: str, form: dict[str, str], sid: str = "") -> Signed:
     token = _need(settings.twilio_auth_token, "TWILIO_AUTH_TOKEN")
     signature = RequestValidator(token).compute_signature(url, form)
     headers = {"content-type": "application/x-www-form-urlencoded", "x-twilio-signature": signature}
@@ -85,8 +87,13 @@ def meta_reaction(settings: Settings, target: str, emoji: str | None, *, sender:
     return meta_message(settings, {"type": "reaction", "reaction": reaction}, sender=sender)
 
 
-def meta_status(settings: Settings, wamid: str, status: str, *, echo: str | None = None) -> Signed:
-    entry = {"id": wamid, "status": status, "timestamp": str(int(time.time())), "biz_opaque_callback_data": echo}
+def meta_status(
+    settings: Settings, wamid: str, status: str, *, echo: str | None = None, code: str | None = None
+) -> Signed:
+    entry = {
+        "id": wamid, "status": status, "timestamp": str(int(time.time())), "biz_opaque_callback_data": echo,
+        "errors": [{"code": int(code), "title": "scripted"}] if code else None,
+    }  # fmt: skip
     return meta_body(settings, {"statuses": [{k: v for k, v in entry.items() if v is not None}]}, wamid)
 
 
@@ -94,6 +101,10 @@ def meta_body(settings: Settings, value: dict[str, Any], message_id: str = "") -
     number = {"display_phone_number": "551140028922", "phone_number_id": settings.meta_phone_number_id}
     change = {"field": "messages", "value": {"messaging_product": "whatsapp", "metadata": number, **value}}
     body = json.dumps({"object": "whatsapp_business_account", "entry": [{"id": "1", "changes": [change]}]}).encode()
+    return meta_signed(settings, body, message_id)
+
+
+def meta_signed(settings: Settings, body: bytes, message_id: str = "") -> Signed:
     secret = _need(settings.meta_app_secret, "META_APP_SECRET")
     digest = hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
     headers = {"content-type": "application/json", "x-hub-signature-256": f"sha256={digest}"}

@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import parse_qsl
 
 import httpx
 import pytest
@@ -144,6 +145,45 @@ def test_dropped_is_taken_and_never_answered(vendor: httpx.Client, name: str) ->
         SEND[name](vendor)
     vendor.timeout = httpx.Timeout(5.0)
     assert [entry["vendor"] for entry in sent(vendor)] == [name]
+
+
+def test_reports_come_in_the_order_and_as_often_as_they_were_told(vendor: httpx.Client, us: Ourselves) -> None:
+    told = {"kind": "reports", "statuses": ["read", "failed", "sent"], "repeat": 2, "code": 63016}
+    vendor.post("/_faults", json={"vendor": "twilio", **told})
+    sid = twilio(vendor, StatusCallback=f"{vendor.headers['x-here']}/status?id=row-1").json()["sid"]
+    assert us.wait_for(f"MessageSid={sid}", 6) == 6
+    mine = [dict(parse_qsl(report)) for report in us.reports if sid in report]
+    assert [report["MessageStatus"] for report in mine] == ["read", "read", "failed", "failed", "sent", "sent"]
+    assert [report.get("ErrorCode") for report in mine] == [None, None, "63016", "63016", None, None]
+
+
+class TestMedia:
+    BASIC, BEARER = {"authorization": "Basic eA=="}, {"authorization": "Bearer x"}
+
+    def test_of_twilio_is_fetched_with_credentials_and_can_be_deleted(self, vendor: httpx.Client) -> None:
+        url = "/2010-04-01/Accounts/AC1/Messages/MM1/Media/ME1"
+        assert vendor.get(url).status_code == 401
+        assert vendor.get(url, headers=self.BASIC).headers["content-type"] == "image/png"
+        assert vendor.delete(url, headers=self.BASIC).status_code == 204
+
+    def test_of_meta_is_found_then_fetched(self, vendor: httpx.Client) -> None:
+        vendor.post("/_media", json={"id": "77", "type": "audio/ogg", "base64": "AAAA"})
+        facts = vendor.get("/v23.0/77", headers=self.BEARER).json()
+        assert (facts["mime_type"], facts["file_size"]) == ("audio/ogg", 3)
+        assert vendor.get(facts["url"]).status_code == 401
+        assert vendor.get(facts["url"], headers=self.BEARER).content == b"\0\0\0"
+
+    def test_faults_hit_it_only_by_name(self, vendor: httpx.Client) -> None:
+        vendor.post("/_faults", json={"vendor": "meta", "kind": "503", "method": "media"})
+        assert meta(vendor).is_success
+        assert vendor.get("/_media/77", headers=self.BEARER).status_code == 503
+
+
+def test_what_is_too_long_or_for_nobody_is_refused(vendor: httpx.Client) -> None:
+    assert twilio(vendor, "a" * 1601).json()["code"] == 21617
+    assert meta(vendor, text={"body": "a" * 4097}).json()["error"]["code"] == 100
+    assert meta(vendor, to=None).json()["error"]["code"] == 100
+    assert sent(vendor) == []
 
 
 def test_twilio_finds_what_it_was_sent(vendor: httpx.Client) -> None:
