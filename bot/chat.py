@@ -24,7 +24,7 @@ from sqlalchemy import select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from bot import guardrails, handover, media, outbox, people, units
+from bot import guardrails, handover, media, outbox, people, signals, units
 from bot.lanes import Lease
 from bot.recall import Recalled, embed, language_of, recall, recent_turns, search_text
 from bot.router import BASE, Route, Served
@@ -33,7 +33,7 @@ from bot.wiring import Awake
 from core import events
 from core.db import transaction
 from core.errors import NpllmError
-from core.messages import InboundMessage, feedback_button
+from core.messages import InboundMessage, Verdict, feedback_button
 from core.plans import Audience
 from core.prompts import Language, chat_messages
 from core.tables import Conversation, InboundEvent, Message, OutboxItem, new_id, now
@@ -105,6 +105,7 @@ def take_turn(
     if turn.fixed_reply is not None:
         _say(awake, event_id, turn, lane)
         return
+    awake.show_typing(message)
     live = begin(awake, message, turn.message_id, turn.language)
     found = look_up(awake, turn)
     route = awake.router.route(turn.context, str(turn.customer_id), turn.audience)
@@ -178,6 +179,7 @@ def receive(awake: Awake, event_id: int, message: InboundMessage, lane: Lease) -
         if known is None:
             known = _save_incoming(session, message, conversation, awake)
             event.outcome = f"received:{known.id}"
+            signals.record_remark(session, message, lane.lane)
         turn = Turn(
             message=message,
             message_id=known.id,
@@ -434,17 +436,22 @@ def _put_in_outbox(
     shown: dict[str, Any],
     ask_rating: bool,
 ) -> None:
-    """Every part is a row before anything is sent; buttons stand under the last one."""
+    """Every part is a row before anything is sent; buttons stand under the last one, where they fit, else under a
+    short question of their own."""
+    client = awake.channel(conversation.channel)
     text = f"{answer.text}\n\n{guardrails.ASK_RATING[turn.language]}" if ask_rating else answer.text
-    parts = split_text(text, awake.channel(conversation.channel).max_text)
+    parts = split_text(text, client.max_text)
     rateable = answer.kind == "text" and awake.settings.feedback_buttons
-    buttons = [[feedback_button(str(answer.id), "up"), "👍"], [feedback_button(str(answer.id), "down"), "👎"]]
+    room = client.limits.text_with_buttons
+    if rateable and room is not None and len(parts[-1]) > room:
+        question = guardrails.ASK_RATING if ask_rating else guardrails.DID_IT_HELP
+        parts = [*split_text(answer.text, client.max_text), question[turn.language]]
     for number, part in enumerate(parts, 1):
         payload: dict[str, Any] = {"address": conversation.address, "text": part}
         if shown and number == 1:
             payload["extra"] = shown
         if rateable and number == len(parts):
-            payload["buttons"] = buttons
+            payload["buttons"] = _buttons(str(answer.id), turn.language)[: client.limits.buttons]
         session.execute(
             insert(OutboxItem)
             .values(
@@ -454,6 +461,12 @@ def _put_in_outbox(
             )
             .on_conflict_do_nothing()
         )  # fmt: skip
+
+
+def _buttons(answer_id: str, language: Language) -> list[list[str]]:
+    problem = guardrails.PROBLEM[language]
+    shown: list[tuple[Verdict, str]] = [("up", "👍"), ("down", "👎"), ("problem", problem)]
+    return [[feedback_button(answer_id, verdict), title] for verdict, title in shown]
 
 
 def _ask_consent(awake: Awake, session: Session, turn: Turn, conversation: Conversation) -> None:

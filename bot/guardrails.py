@@ -34,6 +34,9 @@ CANNOT_READ: dict[Language, str] = {
     "en": "I cannot open this kind of message yet. Could you write it as text, please?",
 }
 
+DID_IT_HELP: dict[Language, str] = {"pt": "Esta resposta ajudou?", "en": "Did this answer help?"}
+PROBLEM: dict[Language, str] = {"pt": "Problema", "en": "Problem"}  # on a button: at most 20 characters
+
 
 @dataclass(frozen=True)
 class Guarded:

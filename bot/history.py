@@ -98,6 +98,7 @@ RULES: dict[str, str] = {
         SELECT o.id::text, count(e.id) || ' events of its sending'
         FROM npllm.outbox o LEFT JOIN npllm.events e
           ON e.type = 'reply.sent' AND e.data ->> 'message' = o.message_id::text AND (e.data ->> 'part')::int = o.part
+          AND coalesce(e.data ->> 'kind', o.kind) = o.kind
         WHERE o.state = 'sent' GROUP BY o.id HAVING count(e.id) <> 1
         UNION ALL
         SELECT e.id::text, 'an event of a sending that did not happen'

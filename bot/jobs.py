@@ -9,7 +9,7 @@ import redis
 from sqlalchemy import update
 from sqlalchemy.orm import Session
 
-from bot import outbox, signals, web_channel
+from bot import outbox, people, signals, web_channel
 from bot.bursts import next_events
 from bot.chat import take_turn
 from bot.lanes import Lease, LeaseLost, lease
@@ -18,7 +18,15 @@ from bot.wiring import Awake, get_awake
 from core import jobs
 from core.db import transaction
 from core.errors import NpllmError, Unavailable, VendorUnavailable
-from core.messages import Inbound, InboundCommand, InboundEdit, InboundMessage, InboundSignal, InboundStatus
+from core.messages import (
+    Inbound,
+    InboundCommand,
+    InboundEdit,
+    InboundMessage,
+    InboundPerson,
+    InboundSignal,
+    InboundStatus,
+)
 from core.tables import InboundEvent, now
 from integrations.meta import webhook as meta
 from integrations.redis.queue import enqueue, ring, ring_later
@@ -149,7 +157,7 @@ def _handle(awake: Awake, events: Sequence[InboundEvent], held: Lease) -> Inboun
         else:
             with transaction(awake.engine) as session:
                 held.fence(session)
-                _note(session, event, inbound)
+                _note(awake, session, event, inbound)
             if isinstance(inbound, InboundSignal):
                 _ring_the_guard(awake)
     except LeaseLost:
@@ -185,18 +193,20 @@ def _by_the_same_person(first: InboundMessage, events: Sequence[InboundEvent]) -
     return said
 
 
-def _note(session: Session, event: InboundEvent, inbound: Inbound | None) -> None:
+def _note(awake: Awake, session: Session, event: InboundEvent, inbound: Inbound | None) -> None:
     """Everything that is no message: it is written down, never answered."""
     outcome = "ignored"
     if isinstance(inbound, InboundSignal):
         feedback = signals.record_signal(session, inbound, event.lane)
         outcome = "no answer it could be about" if feedback is None else f"feedback:{feedback.id}"
     elif isinstance(inbound, InboundStatus):
-        outbox.record_status(session, inbound)
+        outbox.record_status(awake, session, inbound)
         outcome = f"status:{inbound.delivery}"
     elif isinstance(inbound, InboundEdit):
         signals.record_edit(session, inbound)
         outcome = "deleted" if inbound.text is None else "edited"
+    elif isinstance(inbound, InboundPerson):
+        outcome = "person" if people.learn(session, inbound) else "nobody we know"
     session.execute(
         update(InboundEvent).where(InboundEvent.id == event.id).values(handled_at=now(), outcome=outcome, error=None)
     )

@@ -9,6 +9,9 @@
              -> failed                looked up often, and never there
     any      -> sent                  its status webhook came after all
 
+What a refusal asks for (`core.errors.Action`) is done here; how long a message has to wait before it may go,
+bot/limits.py says.
+
 A row that is `sending` when its holder died is treated as unknown: whoever takes it looks before sending.
 
 Where nobody can be asked (Meta), or nobody answers for a quarter of an hour, a row stays `unknown`, its delivery
@@ -21,18 +24,21 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from sqlalchemy import or_, select, update
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from bot import signals
+from bot import limits, signals
 from bot.lanes import Lease
 from bot.wiring import Awake, ChannelClient
 from core import events
 from core.db import transaction
-from core.errors import DoorClosed, NpllmError, Unavailable, VendorUnavailable
+from core.errors import Action, DoorClosed, NpllmError, Unavailable, VendorUnavailable
 from core.messages import InboundStatus, Outgoing
-from core.tables import Conversation, Message, OutboxItem, now
+from core.tables import Conversation, Customer, Message, OutboxItem, new_id, now
+from core.text import split_text
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +48,8 @@ UNKNOWN_WAIT = 5.0  # before a look-up: the vendor may still be writing it
 CLOSED_WAIT = 60.0  # while a channel's secrets are not set
 GIVE_UP_UNKNOWN = timedelta(minutes=15)  # how long a status webhook, or a look-up that works, is waited for
 NOBODY_KNOWS = "unknown"  # as `delivery`: given up, and alerted
+RETRY_WAIT = 60.0  # seconds before what the vendor took and could not deliver is tried once more
+AGAIN = ":again"  # the kind of such a second try
 WAITING = ("pending", "sending", "unknown")
 DELIVERY_RANK = {
     "accepted": 0, "scheduled": 0, "queued": 0, "sending": 1, "warning": 1, "sent": 2, "delivered": 3,
@@ -73,8 +81,12 @@ def deliver(awake: Awake, lane: str, lease: Lease) -> float | None:
             wait = (row.not_before - now()).total_seconds()
             if wait > 0:
                 return wait  # order matters: the parts behind it wait too
-            due = _claim(row)
-        _act(awake, due, lease)
+            if row.state == "pending" and (wait := _held_back(awake, session, row)) > 0:
+                row.not_before = now() + timedelta(seconds=wait)
+                return wait
+            due = _claim(row) if row.state in WAITING else None
+        if due is not None:
+            _act(awake, due, lease)
 
 
 def _first_waiting(session: Session, lane: str, channels: Mapping[str, ChannelClient]) -> OutboxItem | None:
@@ -84,6 +96,28 @@ def _first_waiting(session: Session, lane: str, channels: Mapping[str, ChannelCl
         or_(OutboxItem.state != "unknown", OutboxItem.channel.not_in(mute), OutboxItem.not_before <= now()),
     )  # fmt: skip
     return session.scalar(query.order_by(OutboxItem.message_id, OutboxItem.part).limit(1))
+
+
+def _held_back(awake: Awake, session: Session, row: OutboxItem) -> float:
+    """Seconds until it may be sent. Outside the vendor's window it becomes the template, or fails."""
+    client = awake.channels.get(row.channel)
+    if client is None:
+        return 0.0  # `_act` knows what to do about a closed channel
+    if not row.payload.get("template") and limits.outside_window(session, row, client.limits):
+        _outside_window(session, row, has_template=client.limits.template)
+        if row.state == "failed":
+            return 0.0
+    return limits.seconds_to_wait(awake, session, row, client.limits)
+
+
+def _outside_window(session: Session, row: OutboxItem, *, has_template: bool) -> None:
+    """One template opens the conversation again; what else waits for this person is not sent."""
+    conversation = session.get_one(Conversation, row.conversation_id)
+    wanted = session.get_one(Customer, conversation.customer_id).no_templates_at is None
+    if has_template and wanted and row.part == 1 and row.kind == "answer":
+        row.payload = {**row.payload, "template": True}
+    else:
+        _fail(session, row, "Outside the vendor's 24-hour window, where only a template may be sent.")
 
 
 def _claim(row: OutboxItem) -> Due:
@@ -99,6 +133,7 @@ def _claim(row: OutboxItem) -> Due:
             text=row.payload["text"],
             buttons=tuple((key, title) for key, title in row.payload.get("buttons", [])),
             extra=row.payload.get("extra", {}),
+            template=bool(row.payload.get("template")),
         ),
         channel=row.channel,
         state=row.state,
@@ -130,7 +165,7 @@ def _act(awake: Awake, due: Due, lease: Lease) -> None:
         elif isinstance(error, VendorUnavailable):
             _not_now(awake, due, lease, error)
         elif isinstance(error, Unavailable):
-            _failed(awake, due, lease, str(error))
+            _refused(awake, due, lease, error)
         else:  # a bug, or an answer that nobody expected: it may have been sent
             log.exception("A message could not be sent")
             reason = f"{type(error).__name__} while sending."
@@ -175,6 +210,76 @@ def mark_sent(session: Session, row: OutboxItem, provider_id: str) -> None:
         in_reply_to=str(row.in_reply_to) if row.in_reply_to else None,
     )
     signals.resolve_orphans(session, row.channel, provider_id)
+
+
+def _refused(awake: Awake, due: Due, lease: Lease, error: Unavailable) -> None:
+    """The vendor said no: what its code asks for is done."""
+    with transaction(awake.engine) as session:
+        lease.fence(session)
+        row = session.get_one(OutboxItem, due.id, with_for_update=True)
+        if row.state == "sent":
+            return  # its status webhook was quicker
+        if error.action in ("stop", "tomorrow"):
+            row.state, row.attempts, row.error = "pending", row.attempts - 1, str(error)
+            _pause(awake, session, row, error.action, str(error))
+        elif error.action == "template" and not row.payload.get("template"):
+            row.state = "pending"
+            _outside_window(session, row, has_template=awake.channel(row.channel).limits.template)
+        elif error.action == "text_only" and row.payload.get("buttons"):
+            log.error("A message goes without its buttons: %s", error)
+            row.state, row.payload = "pending", {**row.payload, "buttons": []}
+        elif error.action == "split" and len(row.payload["text"]) > 1:
+            log.error("A message was too long for its vendor, and is split: %s", error)
+            _split(session, row)
+        else:
+            if error.action == "opt_out":
+                _opt_out(session, row)
+            _fail(session, row, str(error))
+            if error.action == "alert":
+                _alert(session, row, str(error))
+
+
+def _alert(session: Session, row: OutboxItem, reason: str) -> None:
+    events.record(
+        session, "alert.raised", channel=row.channel, conversation=row.conversation_id, what="message refused",
+        message=str(row.message_id), reason=reason,
+    )  # fmt: skip
+
+
+def _pause(awake: Awake, session: Session, row: OutboxItem, action: Action, reason: str) -> None:
+    tomorrow = limits.tomorrow(awake.settings.timezone)
+    limits.pause(session, row.channel, tomorrow if action == "tomorrow" else now() + limits.STOPPED, reason)
+
+
+def _opt_out(session: Session, row: OutboxItem) -> None:
+    """The person told the vendor, not us."""
+    customer = session.get_one(Conversation, row.conversation_id).customer_id
+    session.execute(
+        update(Customer).where(Customer.id == customer, Customer.opted_out_at.is_(None)).values(opted_out_at=now())
+    )
+    withdraw(session, customer)
+
+
+def _split(session: Session, row: OutboxItem) -> None:
+    """Two rows of one; the parts behind them move up by one."""
+    text = row.payload["text"]
+    first, *rest = split_text(text, (len(text) + 1) // 2)
+    later = select(OutboxItem).where(
+        OutboxItem.message_id == row.message_id, OutboxItem.kind == row.kind, OutboxItem.part >= row.part
+    )
+    for other in session.scalars(later.order_by(OutboxItem.part.desc())):
+        if other.id != row.id:
+            other.part += 1
+        other.parts += 1
+        session.flush()
+    second = {**row.payload, "text": "\n".join(rest)}
+    session.add(
+        OutboxItem(
+            message_id=row.message_id, conversation_id=row.conversation_id, in_reply_to=row.in_reply_to, kind=row.kind,
+            part=row.part + 1, parts=row.parts, channel=row.channel, lane=row.lane, payload=second,
+        )
+    )  # fmt: skip
+    row.state, row.payload = "pending", {**row.payload, "text": first, "buttons": []}
 
 
 def _not_now(awake: Awake, due: Due, lease: Lease, error: VendorUnavailable) -> None:
@@ -225,17 +330,20 @@ def _set(awake: Awake, due: Due, lease: Lease, *, state: str, wait: float, error
 
 
 def _failed(awake: Awake, due: Due, lease: Lease, reason: str) -> None:
-    log.error("A message could not be sent: %s", reason)
     with transaction(awake.engine) as session:
         lease.fence(session)
         row = session.get_one(OutboxItem, due.id, with_for_update=True)
-        if row.state == "sent":
-            return
-        row.state, row.error = "failed", reason
-        events.record(
-            session, "reply.failed", channel=row.channel, conversation=row.conversation_id, part=row.part,
-            message=str(row.message_id), reason=reason,
-        )  # fmt: skip
+        if row.state != "sent":
+            _fail(session, row, reason)
+
+
+def _fail(session: Session, row: OutboxItem, reason: str) -> None:
+    log.error("A message could not be sent: %s", reason)
+    row.state, row.error = "failed", reason
+    events.record(
+        session, "reply.failed", channel=row.channel, conversation=row.conversation_id, part=row.part,
+        message=str(row.message_id), reason=reason,
+    )  # fmt: skip
 
 
 def withdraw(session: Session, customer_id: uuid.UUID) -> None:
@@ -248,8 +356,8 @@ def withdraw(session: Session, customer_id: uuid.UUID) -> None:
     )
 
 
-def record_status(session: Session, status: InboundStatus) -> None:
-    """A delivery report: never downgraded; it also settles an unknown outcome."""
+def record_status(awake: Awake, session: Session, status: InboundStatus) -> None:
+    """A delivery report: never downgraded; it also settles an unknown outcome, and may ask for another try."""
     row = None
     if status.our_id:
         try:
@@ -271,3 +379,43 @@ def record_status(session: Session, status: InboundStatus) -> None:
         row.delivery = status.delivery
         if status.error:
             row.error = f"vendor error {status.error}"
+        if DELIVERY_RANK[status.delivery] == 9 and row.state == "unknown":
+            row.state = "failed"
+        if status.action and DELIVERY_RANK[status.delivery] == 9:
+            _undelivered(awake, session, row, status.action)
+
+
+def _undelivered(awake: Awake, session: Session, row: OutboxItem, action: Action) -> None:
+    """The vendor took it and could not deliver it. What may help is tried once, as a message of its own."""
+    client = awake.channels.get(row.channel)
+    again: dict[str, Any] | None = None
+    later = now()
+    if action in ("stop", "tomorrow"):
+        _pause(awake, session, row, action, str(row.error))
+        again = row.payload
+    elif action == "retry":
+        again, later = row.payload, now() + timedelta(seconds=RETRY_WAIT)
+    elif action == "template" and client is not None and client.limits.template and not row.payload.get("template"):
+        again = {**row.payload, "template": True, "buttons": []} if row.part == 1 and row.kind == "answer" else None
+    elif action == "text_only" and row.payload.get("buttons"):
+        again = {**row.payload, "buttons": []}
+    elif action == "opt_out":
+        _opt_out(session, row)
+    elif action == "alert":
+        _alert(session, row, str(row.error))
+    if again is None or row.kind.endswith(AGAIN):
+        log.error("A message did not arrive: %s", row.error)
+        events.record(
+            session, "reply.failed", channel=row.channel, conversation=row.conversation_id, part=row.part,
+            message=str(row.message_id), reason=row.error,
+        )  # fmt: skip
+        return
+    session.execute(
+        insert(OutboxItem)
+        .values(
+            id=new_id(), message_id=row.message_id, conversation_id=row.conversation_id, in_reply_to=row.in_reply_to,
+            kind=f"{row.kind}{AGAIN}", part=row.part, parts=row.parts, channel=row.channel, lane=row.lane,
+            payload=again, not_before=later,
+        )
+        .on_conflict_do_nothing()
+    )  # fmt: skip

@@ -4,16 +4,25 @@ import uuid
 from datetime import timedelta
 from typing import cast
 
-from sqlalchemy import ColumnElement, Text, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, Text, delete, or_, select, tuple_, update
 from sqlalchemy import cast as cast_to_text
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from core.errors import NotFound
-from core.messages import InboundMessage, Person
+from core.messages import InboundMessage, InboundPerson, Person
 from core.plans import Audience
 from core.prompts import Language
-from core.tables import Conversation, Customer, CustomerIdentity, now
+from core.tables import (
+    Assignment,
+    Conversation,
+    Customer,
+    CustomerIdentity,
+    Feedback,
+    Message,
+    TrainingExample,
+    now,
+)
 from core.text import words
 
 # Words that are the whole message, folded ("don't" is "don t"). Any other sentence with them is a question for the bot.
@@ -28,12 +37,16 @@ def identify(session: Session, person: Person, context: str) -> Customer:
     """The customer behind any of the person's identifiers; a new one where none is known yet.
 
     A phone without the other ids, and later the other ids with that phone, are one person: new identifiers are
-    added to whoever already has one of them.
+    added to whoever already has one of them, and two customers who turn out to be one are joined.
     """
     keys = [(identifier.kind, identifier.scope, identifier.value) for identifier in person.identifiers]
     column = tuple_(CustomerIdentity.kind, CustomerIdentity.scope, CustomerIdentity.value)
-    found = select(Customer).join(CustomerIdentity).where(column.in_(keys)).order_by(Customer.created_at).limit(1)
-    customer = session.scalar(found)
+    found = select(Customer).join(CustomerIdentity).where(column.in_(keys)).order_by(Customer.created_at)
+    customers = session.scalars(found).unique().all()
+    customer = customers[0] if customers else None
+    for other in customers[1:]:
+        if other.context == customers[0].context:
+            join(session, customers[0], other)
     if customer is None:
         customer = Customer(context=context, name=person.name)
         session.add(customer)
@@ -45,13 +58,83 @@ def identify(session: Session, person: Person, context: str) -> Customer:
         for kind, scope, value in keys
     ]
     session.execute(insert(CustomerIdentity).values(rows).on_conflict_do_nothing())
-    owner = session.scalar(found)
+    owner = session.scalar(found.limit(1))
     if owner is not None and owner.id != customer.id:
         # Another worker met this person at the same moment, on another lane: theirs stands.
         session.delete(customer)
         session.flush()
         return owner
     return customer
+
+
+def known(session: Session, person: Person) -> Customer | None:
+    """The customer behind any of the identifiers, if there is one."""
+    keys = [(identifier.kind, identifier.scope, identifier.value) for identifier in person.identifiers]
+    column = tuple_(CustomerIdentity.kind, CustomerIdentity.scope, CustomerIdentity.value)
+    found = select(Customer).join(CustomerIdentity).where(column.in_(keys)).order_by(Customer.created_at)
+    return session.scalars(found.limit(1)).first()
+
+
+def learn(session: Session, told: InboundPerson) -> bool:
+    """What a vendor told about a person; whether it is somebody we know."""
+    customer = known(session, told.person)
+    if customer is None:
+        return False
+    if told.now:
+        for identifier in told.gone:
+            session.execute(
+                delete(CustomerIdentity).where(
+                    CustomerIdentity.customer_id == customer.id, CustomerIdentity.kind == identifier.kind,
+                    CustomerIdentity.value == identifier.value,
+                )
+            )  # fmt: skip
+        owner = known(session, Person(told.now))
+        if owner is not None and owner.id != customer.id:
+            customer, younger = sorted((owner, customer), key=lambda one: one.created_at)
+            join(session, customer, younger)
+        rows = [
+            {"id": uuid.uuid4(), "customer_id": customer.id, "kind": new.kind, "scope": new.scope, "value": new.value}
+            for new in told.now
+        ]
+        session.execute(insert(CustomerIdentity).values(rows).on_conflict_do_nothing())
+    if told.templates is not None:
+        customer.no_templates_at = None if told.templates else now()
+    return True
+
+
+def join(session: Session, kept: Customer, other: Customer) -> None:
+    """Two customers are one person: everything of `other` becomes `kept`'s. The stricter wish stands."""
+    if other.consent == "denied" or kept.consent == "unknown":
+        kept.consent, kept.consent_at = other.consent, other.consent_at
+    kept.consent_asked_at = kept.consent_asked_at or other.consent_asked_at
+    kept.opted_out_at = kept.opted_out_at or other.opted_out_at
+    kept.no_templates_at = kept.no_templates_at or other.no_templates_at
+    theirs, ours = aliased(Feedback), aliased(Assignment)
+    rated = select(theirs.message_id).where(theirs.customer_id == kept.id, theirs.superseded_at.is_(None))
+    session.execute(
+        update(Feedback)
+        .where(Feedback.customer_id == other.id, Feedback.superseded_at.is_(None), Feedback.message_id.in_(rated))
+        .values(superseded_at=now())
+    )
+    counted = select(ours.rollout_id).where(
+        ours.customer_id == kept.id, ours.rollout_id == Assignment.rollout_id, ours.epoch == Assignment.epoch
+    )
+    session.execute(
+        update(Assignment)
+        .where(Assignment.customer_id == other.id, ~counted.exists())
+        .values(customer_id=kept.id)
+        .execution_options(synchronize_session=False)
+    )
+    for table in (CustomerIdentity, Conversation, Message, Feedback, TrainingExample):
+        session.execute(
+            update(table)
+            .where(table.customer_id == other.id)
+            .values(customer_id=kept.id)
+            .execution_options(synchronize_session=False)
+        )
+    session.flush()
+    session.execute(delete(Customer).where(Customer.id == other.id).execution_options(synchronize_session=False))
+    session.expire_all()
 
 
 def conversation_of(

@@ -12,13 +12,14 @@ from sqlalchemy.orm import Session
 
 from bot import media, people, units
 from core import events
-from core.messages import InboundEdit, InboundSignal
+from core.messages import InboundEdit, InboundMessage, InboundSignal
 from core.reactions import Rating, emoji_rating, slack_rating, stars_rating, text_rating, word_rating
 from core.tables import Conversation, Customer, Feedback, Message, OutboxItem, now
 
 UNQUOTED_MINUTES = 30  # how long after an answer a bare emoji is taken to mean it
 UNQUOTED_CONFIDENCE = 0.6
 ORPHAN_HOURS = 24
+MAX_COMMENT = 2000
 
 
 def record_signal(session: Session, signal: InboundSignal, lane: str) -> Feedback | None:
@@ -55,6 +56,35 @@ def record_signal(session: Session, signal: InboundSignal, lane: str) -> Feedbac
     _make_current(session, feedback)
     _announce(session, feedback, answer)
     return feedback
+
+
+def record_remark(session: Session, message: InboundMessage, lane: str) -> None:
+    """A message that is answered as any other, and says something about an answer too.
+
+    Words that reply to an answer which the person disliked are their comment on it. A rating word without a quote
+    ("errado") is probably about the last answer; a rating that was given on purpose stands before it.
+    """
+    person, channel = message.person, message.channel
+    if message.quoted is None:
+        rating = word_rating(message.text)
+        if rating is not None and rating.signal == "keyword":
+            record_signal(session, InboundSignal(channel, person, "keyword", "replace", message.text), lane)
+    elif _disliked(session, message):
+        comment = InboundSignal(
+            channel, person, "comment", "add", "", target=message.quoted, comment=message.text[:MAX_COMMENT]
+        )
+        record_signal(session, comment, lane)
+
+
+def _disliked(session: Session, message: InboundMessage) -> bool:
+    answer = _by_provider_id(session, message.channel, str(message.quoted))
+    customer = people.known(session, message.person)
+    if answer is None or customer is None:
+        return False
+    vote = select(Feedback.polarity).where(
+        Feedback.message_id == answer.id, Feedback.customer_id == customer.id, Feedback.superseded_at.is_(None)
+    )
+    return session.scalar(vote) == "negative"
 
 
 def lock_target(session: Session, channel: str, target: str) -> None:
@@ -179,7 +209,7 @@ def _make_current(session: Session, feedback: Feedback) -> None:
         session.add(feedback)
         session.flush()
         return
-    stale = feedback.given_at < current.given_at
+    stale = feedback.given_at < current.given_at or _is_a_guess_beside(feedback, current)
     other_reaction = (
         feedback.op == "remove" and current.signal == "reaction" and current.raw != feedback.raw and feedback.raw
     )
@@ -194,6 +224,11 @@ def _make_current(session: Session, feedback: Feedback) -> None:
     feedback.superseded_at = None
     session.add(feedback)
     session.flush()
+
+
+def _is_a_guess_beside(feedback: Feedback, current: Feedback) -> bool:
+    """A word that only may be about this answer does not replace a rating that certainly is."""
+    return feedback.signal == "keyword" and feedback.confidence < current.confidence and current.value is not None
 
 
 def _announce(session: Session, feedback: Feedback, answer: Message) -> None:

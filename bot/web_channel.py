@@ -12,7 +12,7 @@ from typing import Any
 
 import redis
 
-from core.messages import Identifier, Inbound, InboundMessage, InboundSignal, Outgoing, Person, clean
+from core.messages import Identifier, Inbound, InboundMessage, InboundSignal, Limits, Outgoing, Person, clean
 from core.untrusted import as_dict
 
 log = logging.getLogger(__name__)
@@ -53,6 +53,7 @@ class WebClient:
 
     max_text = MAX_TEXT
     supports_lookup = True  # publishing twice harms nobody: it only makes the page look
+    limits = Limits()
 
     def __init__(self, client: redis.Redis) -> None:
         self.redis = client

@@ -1,7 +1,9 @@
 """What an awake process is made of, put together once per process."""
 
+import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Protocol
 
@@ -14,7 +16,7 @@ from bot.router import Router
 from bot.web_channel import WebClient
 from core.db import get_engine
 from core.errors import DoorClosed, SettingError
-from core.messages import Outgoing
+from core.messages import InboundMessage, Limits, Outgoing
 from core.redact import Redactor
 from core.settings import EMBEDDED, Settings, get_settings
 from integrations.langsmith.tracing import Tracer
@@ -22,14 +24,17 @@ from integrations.openai.embeddings import Embeddings
 from integrations.redis.queue import connect
 from integrations.supabase import artifact_store
 
+log = logging.getLogger(__name__)
+
 EMBEDDED_EMBEDDER = "minilm-pt"
 
 
 class ChannelClient(Protocol):
-    """What every channel can do."""
+    """What every channel can do. One that can show that an answer is on its way has `typing(address)` too."""
 
     max_text: int
     supports_lookup: bool
+    limits: Limits
 
     def send(self, outgoing: Outgoing) -> str: ...
 
@@ -50,6 +55,7 @@ class Awake:
     web: WebClient
     tracer: Tracer
     channels: dict[str, ChannelClient]
+    typists: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(4, "typing"))
 
     def channel(self, name: str) -> ChannelClient:
         """Raises:
@@ -59,6 +65,19 @@ class Awake:
             return self.channels[name]
         except KeyError:
             raise DoorClosed(f"The channel '{name}' is closed.", "Set its secrets: npllm doctor lists them.") from None
+
+    def show_typing(self, message: InboundMessage) -> None:
+        """Let the person see that an answer is on its way; the answer does not wait for it."""
+        typing = getattr(self.channels.get(message.channel), "typing", None)
+        if typing is not None:
+            self.typists.submit(_typing, typing, message.address)
+
+
+def _typing(show: Callable[[dict[str, Any]], None], address: dict[str, Any]) -> None:
+    try:
+        show(address)
+    except Exception as error:
+        log.info("No typing indicator: %s", error)
 
 
 @cache
@@ -106,6 +125,9 @@ def vendor_clients(settings: Settings) -> dict[str, ChannelClient]:
             sender=settings.twilio_whatsapp_from,
             base_url=settings.twilio_api_base_url,
             status_url=f"{public}/hooks/twilio/status" if public else None,
+            template_sid=settings.twilio_template_sid,
+            template_variables=settings.template_variables,
+            per_second=settings.twilio_messages_per_second,
         )
     if settings.meta_open:
         from integrations.meta.client import MetaClient
@@ -116,6 +138,11 @@ def vendor_clients(settings: Settings) -> dict[str, ChannelClient]:
             phone_number_id=settings.meta_phone_number_id,
             base_url=settings.meta_graph_base_url,
             version=settings.meta_graph_version,
+            template=(settings.meta_template_name, settings.meta_template_language)
+            if settings.meta_template_name
+            else None,
+            template_variables=settings.template_variables,
+            per_second=settings.meta_messages_per_second,
         )
     if settings.slack_open:
         from integrations.slack.client import SlackClient

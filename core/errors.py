@@ -23,6 +23,16 @@ NpllmError                 message + next step; the web app renders it, the CLI 
 └── NightError             a night that stopped; nothing was registered
 """
 
+from typing import Literal
+
+# What to do about a vendor's refusal; each integration has a table of its vendor's codes.
+#   retry      it may pass: again later          tomorrow   the day's quota is used up: the channel pauses
+#   stop       the credentials or the sender are wrong: the channel pauses until somebody looks
+#   opt_out    the person wants nothing more     template   outside the vendor's window: only a template may go
+#   split      too long                          text_only  the buttons or media are the trouble: again without
+#   alert      for good, and somebody should look           permanent  for good, and nobody can help it
+Action = Literal["retry", "tomorrow", "stop", "opt_out", "template", "split", "text_only", "alert", "permanent"]
+
 
 class NpllmError(Exception):
     """An expected failure.
@@ -114,9 +124,17 @@ class Conflict(NpllmError):
 
 
 class Unavailable(NpllmError):
-    """A part that is needed does not answer; trying again later may help."""
+    """A part that is needed does not answer; trying again later may help.
+
+    Args:
+        action: what a vendor's refusal asks for.
+    """
 
     status = 503
+
+    def __init__(self, message: str, next_step: str = "", *, action: Action = "permanent") -> None:
+        super().__init__(message, next_step)
+        self.action = action
 
 
 class ModelUnavailable(Unavailable):
@@ -134,7 +152,7 @@ class VendorUnavailable(Unavailable):
     def __init__(
         self, message: str, next_step: str = "", *, retry_after: float | None = None, outcome_unknown: bool = False
     ) -> None:
-        super().__init__(message, next_step)
+        super().__init__(message, next_step, action="retry")
         self.retry_after = retry_after
         self.outcome_unknown = outcome_unknown
 

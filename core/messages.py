@@ -8,8 +8,10 @@ of the bot knows no vendor.
 import math
 import unicodedata
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Literal
+
+from core.errors import Action
 
 Channel = Literal["twilio", "meta", "slack", "web"]
 Polarity = Literal["positive", "negative", "neutral"]
@@ -17,9 +19,10 @@ Signal = Literal["reaction", "button", "stars", "comment", "flag", "keyword"]
 Op = Literal["add", "replace", "remove"]
 
 # Signals have a lane of their own: a thumb on an old answer does not wait for the model's next one.
-ItemKind = Literal["message", "edit", "delete", "signal", "status", "command", "ignored"]
-SIGNAL_KINDS = frozenset({"signal", "status", "ignored"})
+ItemKind = Literal["message", "edit", "delete", "signal", "status", "command", "person", "ignored"]
+SIGNAL_KINDS = frozenset({"signal", "status", "person", "ignored"})
 MAX_TEXT = 8_000  # characters of one incoming message that are kept; nobody types more
+MAX_TEMPLATE_TEXT = 900  # of a template's 1,024 characters
 _FILLERS = frozenset("\u115f\u1160\u2800\u3164\uffa0")  # letters and symbols by category, blank to the eye
 
 
@@ -104,13 +107,15 @@ class InboundSignal:
 
 @dataclass(frozen=True)
 class InboundStatus:
-    """What became of a message we sent. `our_id` is the outbox row, where the vendor echoes it."""
+    """What became of a message we sent. `our_id` is the outbox row, where the vendor echoes it; `action` is what the
+    vendor's error code asks for."""
 
     channel: Channel
     provider_message_id: str
     delivery: str
     our_id: str | None = None
     error: str | None = None
+    action: Action | None = None
 
 
 @dataclass(frozen=True)
@@ -120,6 +125,24 @@ class InboundEdit:
     channel: Channel
     provider_message_id: str
     text: str | None
+
+
+@dataclass(frozen=True)
+class InboundPerson:
+    """What a vendor tells about a person beside what they say: other identifiers from now on, or a wish.
+
+    Attributes:
+        person: as known so far.
+        now: further identifiers of the same person.
+        gone: those of `person` that are theirs no longer (a phone number may be somebody else's soon).
+        templates: False: nothing more that was not asked for; True: again; None: it is not about that.
+    """
+
+    channel: Channel
+    person: Person
+    now: tuple[Identifier, ...] = ()
+    gone: tuple[Identifier, ...] = ()
+    templates: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -137,7 +160,7 @@ class InboundCommand:
     data: dict[str, Any]
 
 
-Inbound = InboundMessage | InboundSignal | InboundStatus | InboundEdit | InboundCommand
+Inbound = InboundMessage | InboundSignal | InboundStatus | InboundEdit | InboundPerson | InboundCommand
 
 
 @dataclass(frozen=True)
@@ -147,6 +170,7 @@ class Outgoing:
     Attributes:
         our_id: the outbox row; sent along where the vendor echoes it.
         buttons: (id, title) pairs shown under the text, where the channel has them.
+        template: the vendor's window is closed: send the approved template with the text in it.
     """
 
     our_id: str
@@ -154,6 +178,36 @@ class Outgoing:
     text: str
     buttons: tuple[tuple[str, str], ...] = ()
     extra: dict[str, Any] = field(default_factory=dict)
+    template: bool = False
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a channel's vendor allows; the outbox waits accordingly.
+
+    Attributes:
+        text_with_buttons: most characters above buttons; None: as many as without.
+        buttons: how many fit under a text.
+        window: how long after a person's last message we may write freely; None: always.
+        template: a template for later is set up.
+        pair_seconds: one message per so many seconds to one person in the long run, `pair_burst` at once.
+        per_second: messages of the whole channel.
+    """
+
+    text_with_buttons: int | None = None
+    buttons: int = 2
+    window: timedelta | None = None
+    template: bool = False
+    pair_seconds: float = 0.0
+    pair_burst: int = 1
+    per_second: float | None = None
+
+
+def template_values(variables: dict[str, str], text: str) -> dict[str, str]:
+    """A template's variables with `{text}` filled in: on one line (WhatsApp refuses more) and short enough."""
+    line = " ".join(text.split())
+    line = line if len(line) <= MAX_TEMPLATE_TEXT else line[: MAX_TEMPLATE_TEXT - 1].rstrip() + "…"
+    return {name: value.replace("{text}", line) for name, value in variables.items()}
 
 
 def clean(text: str | None) -> str:
@@ -182,12 +236,21 @@ def clean_payload(value: Any) -> Any:
     return value
 
 
-def feedback_button(answer_id: str, verdict: Literal["up", "down"]) -> str:
+Verdict = Literal["up", "down", "problem"]
+VERDICTS: dict[Verdict, tuple[Signal, str]] = {
+    "up": ("button", "👍"), "down": ("button", "👎"), "problem": ("flag", "⚠️"),
+}  # fmt: skip
+
+
+def feedback_button(answer_id: str, verdict: Verdict) -> str:
     """The id of a feedback button: it carries our own answer id, so a tap needs no guessing."""
     return f"fb:{answer_id}:{verdict}"
 
 
-def read_feedback_button(button_id: str) -> tuple[str, str] | None:
+def read_feedback_button(button_id: str) -> tuple[str, Verdict] | None:
     """(answer id, verdict) of a feedback button's id; None for any other button."""
     parts = button_id.split(":")
-    return (parts[1], parts[2]) if len(parts) == 3 and parts[0] == "fb" and parts[2] in ("up", "down") else None
+    for verdict in VERDICTS:
+        if len(parts) == 3 and parts[0] == "fb" and parts[2] == verdict:
+            return parts[1], verdict
+    return None

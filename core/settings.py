@@ -101,6 +101,8 @@ class Settings(BaseSettings):
     twilio_auth_token: SecretStr | None = None
     twilio_auth_token_previous: SecretStr | None = None
     twilio_whatsapp_from: str | None = None
+    twilio_template_sid: str | None = None
+    twilio_messages_per_second: float = Field(80.0, gt=0)
     twilio_api_base_url: str = "https://api.twilio.com"
 
     # Meta WhatsApp Cloud API
@@ -109,6 +111,9 @@ class Settings(BaseSettings):
     meta_verify_token: SecretStr | None = None
     meta_access_token: SecretStr | None = None
     meta_phone_number_id: str | None = None
+    meta_template_name: str | None = None
+    meta_template_language: str = "pt_BR"
+    meta_messages_per_second: float = Field(80.0, gt=0)
     meta_graph_base_url: str = "https://graph.facebook.com"
     meta_graph_version: str = "v23.0"
 
@@ -136,6 +141,9 @@ class Settings(BaseSettings):
     supabase_secret_key: SecretStr | None = None
     supabase_service_role_key: SecretStr | None = None
     supabase_bucket: str = "npllm-adapters"
+
+    # WhatsApp's template for after the 24-hour window
+    template_variables: Annotated[dict[str, str], NoDecode] = {"1": "{text}"}
 
     # Feedback and review
     feedback_buttons: bool = True
@@ -189,6 +197,16 @@ class Settings(BaseSettings):
             return {name: tuple(float(price) for price in prices.split("/", 1)) for name, prices in pairs}
         except ValueError:
             raise ValueError("write NAME=IN/OUT, dollars per million tokens, separated by commas") from None
+
+    @field_validator("template_variables", mode="before")
+    @classmethod
+    def _variables(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            return json.loads(value)
+        except ValueError:
+            raise ValueError('is no JSON object of strings such as {"1": "{text}"}') from None
 
     @field_validator("data_dir", mode="after")
     @classmethod

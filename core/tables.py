@@ -2,7 +2,8 @@
 
 `messages` is partitioned by month through its key: a UUIDv7 begins with its time, so a range of keys is a range
 of time, and the key alone stays unique (docs/decisions/0003). `events` is partitioned by month of `at`.
-The `erase` job is the one exception to "one writer": it may delete from every table, in one transaction.
+Two exceptions to "one writer", each in one transaction: the `erase` job may delete from every table, and
+`bot.people.join` gives every row of a customer to another who turned out to be the same person.
 """
 
 import uuid
@@ -113,6 +114,7 @@ class Customer(Base):
     consent_at: Mapped[datetime | None]
     consent_asked_at: Mapped[datetime | None]
     opted_out_at: Mapped[datetime | None]
+    no_templates_at: Mapped[datetime | None]  # told the vendor that nothing unasked for is wanted
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
     __table_args__ = (one_of("consent", "unknown", "granted", "denied"), one_of("audience", "internal", "beta", "all"))
@@ -273,6 +275,7 @@ class OutboxItem(Base):
     __table_args__ = (
         UniqueConstraint("in_reply_to", "kind", "part"),
         Index(None, "channel", "provider_message_id", unique=True),
+        Index(None, "lane", "sent_at"),
         Index("ix_outbox_waiting", "lane", "id", postgresql_where=sql("state IN ('pending', 'sending', 'unknown')")),
         one_of("state", "pending", "sending", "sent", "unknown", "failed"),
     )
@@ -321,6 +324,22 @@ class Media(Base):
         Index("ix_media_waiting", "not_before", postgresql_where=sql("state = 'waiting'")),
         one_of("state", "waiting", "stored", "refused"),
     )
+
+
+class ChannelPause(Base):
+    """A channel that may not send now: its secrets are refused, or its messages of the day are used up.
+
+    Written by bot/limits.py; a pause that is over is one that nobody minds.
+    """
+
+    __tablename__ = "channel_pauses"
+
+    channel: Mapped[str] = mapped_column(primary_key=True)
+    since: Mapped[datetime] = mapped_column(server_default=func.now())
+    until: Mapped[datetime]
+    reason: Mapped[str]
+
+    __table_args__ = (one_of("channel", *CHANNELS),)
 
 
 class Feedback(Base):

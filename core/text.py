@@ -33,9 +33,11 @@ def split_text(text: str, limit: int) -> list[str]:
 
 
 def canonical_phone(number: str) -> str | None:
-    """E.164, a Brazilian mobile always with its ninth digit; None if it is no phone number.
+    """E.164 in one form a person; None if it is no phone number.
 
-    WhatsApp names older Brazilian accounts without the ninth digit that everybody dials: both are one person.
+    WhatsApp names older Brazilian accounts without the ninth digit that everybody dials, and numbers of Argentina and
+    Mexico with a digit for mobiles (9, 1) after the country that is not always there: both are one person. Brazilian
+    mobiles have the ninth digit here, the others none.
     """
     number = number.removeprefix("whatsapp:")
     digits = re.sub(r"[^0-9]", "", number)
@@ -43,6 +45,8 @@ def canonical_phone(number: str) -> str | None:
         return None  # a user id such as BR.5511987650001 has digits too
     if len(digits) == 12 and digits.startswith("55") and digits[4] in "6789":
         digits = f"{digits[:4]}9{digits[4:]}"
+    elif len(digits) == 13 and digits.startswith(("549", "521")):
+        digits = digits[:2] + digits[3:]
     return f"+{digits}" if 8 <= len(digits) <= 15 else None  # ITU-T E.164: at most 15 digits
 
 

@@ -45,7 +45,7 @@ def doctor(of_history: bool, as_json: bool) -> None:
         return
     settings = load_settings()
     findings: list[Finding] = []
-    for look in (place, database, redis, model, embeddings, channels, pages, outside):
+    for look in (place, database, redis, model, embeddings, channels, pauses, pages, outside):
         for finding in look(settings):
             findings.append(finding)
             if not as_json:
@@ -216,6 +216,20 @@ def channels(settings: Settings) -> Iterator[Finding]:
     if not settings.public_base_url:
         yield Finding("warn", "channels", "PUBLIC_BASE_URL is not set: Twilio's signatures and reports need it",
                       "Set it to the https address that vendors call.")  # fmt: skip
+
+
+def pauses(settings: Settings) -> Iterator[Finding]:
+    """Channels that may not send now, and why."""
+    if not settings.database_url:
+        return
+    query = "SELECT channel, until, reason FROM npllm.channel_pauses WHERE until > now() ORDER BY channel"
+    try:
+        with get_engine(settings.database_url).connect() as connection:
+            for channel, until, reason in connection.execute(text(query)):
+                yield Finding("warn", channel, f"sends nothing until {until:%d %b %H:%M %Z}: {reason}",
+                              "It goes on by itself once that is mended.")  # fmt: skip
+    except Exception:
+        return  # `database` says what is wrong
 
 
 def _slack_says(settings: Settings) -> str:

@@ -5,7 +5,7 @@ from datetime import datetime
 import httpx
 
 from core.errors import Unavailable, VendorUnavailable
-from core.messages import Outgoing
+from core.messages import Limits, Outgoing
 from core.untrusted import as_dict, as_text, retry_after
 
 
@@ -18,6 +18,7 @@ class ExampleClient:
 
     max_text = 2000
     supports_lookup = True
+    limits = Limits()
 
     def __init__(self, *, token: str, base_url: str, timeout: float = 10.0) -> None:
         self.http = httpx.Client(base_url=base_url, headers={"Authorization": f"Bearer {token}"}, timeout=timeout)

@@ -6,17 +6,20 @@ https://developers.facebook.com/docs/whatsapp/cloud-api/webhooks
 import hashlib
 import hmac
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from core.errors import BadSignature, NotAllowed, TooLarge
 from core.messages import (
+    VERDICTS,
     Identifier,
     Inbound,
     InboundEdit,
     InboundItem,
     InboundMessage,
+    InboundPerson,
     InboundSignal,
     InboundStatus,
     Op,
@@ -27,8 +30,12 @@ from core.messages import (
 from core.reactions import text_rating, word_rating
 from core.text import canonical_phone, is_user_id
 from core.untrusted import as_dict, as_dicts, as_text, digest, read_object
+from integrations.meta.errors import action_of
 
 SILENT_TYPES = frozenset({"", "unsupported", "system", "request_welcome", "ephemeral", "unknown"})
+Named = tuple[str, str | None]  # a kind of identifier, and its value if there is one
+MOVES = frozenset({"user_changed_number", "customer_changed_number", "user_changed_user_id"})
+_MOVE = re.compile(r"changed from (\S+) to (\S+)")
 UNKNOWN = "unknown"
 MEDIA_TYPES = frozenset({"image", "video", "audio", "document", "sticker", "voice"})
 MAX_ITEM = 256 * 1024  # bytes of one message; a batch of 1,000 may have 3 MB
@@ -87,6 +94,9 @@ def _items(change: dict[str, Any]) -> list[InboundItem]:
         wamid = as_text(status.get("id")) or digest(status)
         key = f"{wamid}:status:{as_text(status.get('status'))}"
         items.append(InboundItem(key, "status", f"meta:{number}:{wamid}", {"status": status}))
+    for name in ("user_id_update", "user_preferences"):
+        for told in as_dicts(value.get(name)):
+            items.append(InboundItem(f"{name}:{digest(told)}", "person", f"meta:{number}:people", {name: told}))
     return items or [InboundItem(f"change:{digest(change)}", "ignored", f"meta:{number}", {"change": change})]
 
 
@@ -97,6 +107,8 @@ def _message_item(number: str, message: dict[str, Any], contact: dict[str, Any])
     kind = as_text(message.get("type"))
     if kind in ("edit", "revoke"):
         return InboundItem(key, "edit" if kind == "edit" else "delete", lane, payload)
+    if kind == "system" and _moved(message) is not None:
+        return InboundItem(key, "person", f"meta:{number}:people", payload)
     if sender == UNKNOWN or kind in SILENT_TYPES:
         return InboundItem(key, "ignored", lane, payload)
     if _signal(payload) is not None:
@@ -112,6 +124,8 @@ def read(kind: str, payload: dict[str, Any]) -> Inbound | None:
         return _status(as_dict(payload.get("status")))
     if kind == "signal":
         return _signal(payload)
+    if kind == "person":
+        return _told(payload)
     message, contact = as_dict(payload.get("message")), as_dict(payload.get("contact"))
     if kind in ("edit", "delete"):
         changed = as_dict(message.get(as_text(message.get("type"))))
@@ -136,13 +150,61 @@ def read(kind: str, payload: dict[str, Any]) -> Inbound | None:
 
 def _status(status: dict[str, Any]) -> InboundStatus:
     errors = as_dicts(status.get("errors"))
+    code = as_text(errors[0].get("code")) or None if errors else None
     return InboundStatus(
         channel="meta",
         provider_message_id=as_text(status.get("id")),
         delivery=as_text(status.get("status")),
         our_id=as_text(status.get("biz_opaque_callback_data")) or None,
-        error=as_text(errors[0].get("code")) or None if errors else None,
+        error=code,
+        action=action_of(code) if code else None,
     )
+
+
+def _told(payload: dict[str, Any]) -> InboundPerson | None:
+    """A new user id, a new number, or what the person wants no more of."""
+    update, preference = as_dict(payload.get("user_id_update")), as_dict(payload.get("user_preferences"))
+    if update:
+        known: list[Named] = [("phone", canonical_phone(as_text(update.get("wa_id"))))]
+        now: list[Named] = []
+        for kind, name in (("bsuid", "user_id"), ("parent_bsuid", "parent_user_id")):
+            change = as_dict(update.get(name))
+            known.append((kind, as_text(change.get("previous"))))
+            now.append((kind, as_text(change.get("current"))))
+        return _changed(known, now)
+    if preference:
+        person = _identifiers(
+            ("phone", canonical_phone(as_text(preference.get("wa_id")))), ("bsuid", as_text(preference.get("user_id")))
+        )
+        wish = {"stop": False, "resume": True}.get(as_text(preference.get("value")))
+        return InboundPerson("meta", Person(person), templates=wish) if person and wish is not None else None
+    return _moved(as_dict(payload.get("message")))
+
+
+def _moved(message: dict[str, Any]) -> InboundPerson | None:
+    """A system message of a person's new number or user id."""
+    system = as_dict(message.get("system"))
+    if as_text(system.get("type")) not in MOVES:
+        return None
+    said = _MOVE.search(as_text(system.get("body")))
+    before = as_text(system.get("previous_user_id")) or (said[1] if said and is_user_id(said[1]) else "")
+    old = canonical_phone(as_text(message.get("from")))
+    new = canonical_phone(as_text(system.get("wa_id")) or as_text(system.get("new_wa_id")))
+    known = [("phone", old), ("bsuid", as_text(message.get("from_user_id"))), ("bsuid", before)]
+    now: list[Named] = [
+        ("phone", new), ("bsuid", as_text(system.get("user_id"))),
+        ("parent_bsuid", as_text(system.get("parent_user_id"))),
+    ]  # fmt: skip
+    return _changed(known, now, gone=[("phone", old)] if new and new != old else [])
+
+
+def _changed(known: Sequence[Named], now: Sequence[Named], gone: Sequence[Named] = ()) -> InboundPerson | None:
+    person, news = _identifiers(*known), _identifiers(*now)
+    return InboundPerson("meta", Person(person), news, _identifiers(*gone)) if person and news else None
+
+
+def _identifiers(*named: Named) -> tuple[Identifier, ...]:
+    return tuple(dict.fromkeys(Identifier(kind, value) for kind, value in named if value))
 
 
 def _signal(payload: dict[str, Any]) -> InboundSignal | None:
@@ -162,8 +224,8 @@ def _signal(payload: dict[str, Any]) -> InboundSignal | None:
     tapped = as_dict(as_dict(message.get("interactive")).get("button_reply")).get("id")
     if button := read_feedback_button(as_text(tapped) or as_text(as_dict(message.get("button")).get("payload"))):
         answer_id, verdict = button
-        raw = "👍" if verdict == "up" else "👎"
-        return InboundSignal("meta", person, "button", "replace", raw, answer_id=answer_id, target=quoted, given_at=at)
+        signal, raw = VERDICTS[verdict]
+        return InboundSignal("meta", person, signal, "replace", raw, answer_id=answer_id, target=quoted, given_at=at)
     if message.get("type") != "text":
         return None
     text = clean(_text(message))

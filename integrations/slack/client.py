@@ -18,7 +18,7 @@ from slack_sdk.web import WebClient
 from slack_sdk.webhook import WebhookClient
 
 from core.errors import NpllmError, Unavailable, VendorUnavailable
-from core.messages import Outgoing
+from core.messages import Limits, Outgoing
 from core.untrusted import as_dict, as_dicts, as_text, retry_after
 
 log = logging.getLogger(__name__)
@@ -52,6 +52,7 @@ class SlackClient:
 
     max_text = MAX_TEXT
     supports_lookup = True
+    limits = Limits()
 
     def __init__(self, *, token: Callable[[str], str], base_url: str, timeout: float = TIMEOUT) -> None:
         self.client, self.quick = _web_client(base_url, timeout), _web_client(base_url, min(timeout, QUICK))

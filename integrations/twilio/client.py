@@ -4,9 +4,10 @@ Twilio's message create has no idempotency key. After a time-out the message is 
 again. https://www.twilio.com/docs/messaging/api/message-resource
 """
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import requests
@@ -17,34 +18,33 @@ from twilio.rest import Client
 from urllib3.exceptions import NewConnectionError
 
 from core.errors import BadInput, Unavailable, VendorUnavailable
-from core.messages import Outgoing
+from core.messages import Limits, Outgoing, template_values
 from core.untrusted import as_text, read_object, retry_after
+from integrations.twilio.contents import MAX_BODY, MAX_BUTTONS, Contents
+from integrations.twilio.errors import HINTS, action_of
 
 MAX_TEXT = 1600  # characters of one free-form message (error 21617)
-TIMEOUT = 10.0  # seconds
+TIMEOUT, TYPING_TIMEOUT = 10.0, 3.0  # seconds
+VALID_FOR = 4 * 3600  # seconds that a message may wait in Twilio's own queue: an answer of yesterday helps nobody
 LOOKED_THROUGH = 50  # of a person's last messages, when looking for one
-_AMERICA = "https://api.twilio.com"
-
-# https://www.twilio.com/docs/api/errors
-TRANSIENT = frozenset("20429 63009 63010 63012 63017 63018".split())
-_HINTS = {
-    "63016": "More than 24 hours since the person wrote: only an approved template may be sent.",
-    "21610": "The person opted out.",
-    "20003": "Check TWILIO_ACCOUNT_SID and TWILIO_AUTH_TOKEN.",
-    "63007": "Check TWILIO_WHATSAPP_FROM.",
-}
+WINDOW = timedelta(hours=24)
+_HOSTS = ("https://api.twilio.com", "https://content.twilio.com", "https://messaging.twilio.com")
+_TYPING = "https://messaging.twilio.com/v3/Indicators/Typing.json"
 
 
 class _Rehosted(TwilioHttpClient):
-    """Twilio's own HTTP client, its host replaced where TWILIO_API_BASE_URL says so; obeys Retry-After."""
+    """Twilio's own HTTP client, its hosts replaced where TWILIO_API_BASE_URL says so; refusals as ours."""
 
     def __init__(self, base_url: str, timeout: float) -> None:
         super().__init__(timeout=timeout, max_retries=0)
         self.base_url = base_url.rstrip("/")
 
     def request(self, method: str, url: str, *args: Any, **kwargs: Any) -> Response:
+        if self.base_url not in _HOSTS:
+            for host in _HOSTS:
+                url = url.replace(host, self.base_url, 1) if url.startswith(host) else url
         try:
-            response = super().request(method, url.replace(_AMERICA, self.base_url, 1), *args, **kwargs)
+            response = super().request(method, url, *args, **kwargs)
         except requests.ConnectTimeout as error:
             raise VendorUnavailable("Twilio does not answer.") from error
         except requests.ConnectionError as error:
@@ -64,6 +64,9 @@ class TwilioClient:
 
     Args:
         status_url: where Twilio reports deliveries; our outbox id is added to its query.
+        template_sid: the approved template for after the window, None: there is none.
+        template_variables: its variables; `{text}` is what we wanted to say.
+        per_second: messages that the sender may send.
         timeout: seconds to wait for an answer.
     """
 
@@ -78,11 +81,20 @@ class TwilioClient:
         sender: str,
         base_url: str,
         status_url: str | None,
+        template_sid: str | None = None,
+        template_variables: dict[str, str] | None = None,
+        per_second: float | None = None,
         timeout: float = TIMEOUT,
     ) -> None:
         self.client = Client(account_sid, auth_token, http_client=_Rehosted(base_url, timeout))
+        self.contents = Contents(self.client)
         self.sender = _whatsapp(sender)
         self.status_url = status_url
+        self.template_sid, self.template_variables = template_sid, template_variables or {}
+        self.limits = Limits(
+            text_with_buttons=MAX_BODY, buttons=MAX_BUTTONS, window=WINDOW, template=template_sid is not None,
+            per_second=per_second,
+        )  # fmt: skip
 
     def send(self, outgoing: Outgoing) -> str:
         """Send one part; returns Twilio's id of it.
@@ -91,17 +103,49 @@ class TwilioClient:
             VendorUnavailable: try again later; `outcome_unknown` says that it may have been sent.
             Unavailable: Twilio refused it for good; the message names its error code.
         """
-        to = outgoing.address["to"]
-        with _readable():
+        with self._forgetting(), _readable():
             message = self.client.messages.create(
-                to=to,
+                to=outgoing.address["to"],
                 from_=outgoing.address.get("from") or self.sender,
-                body=outgoing.text,
                 status_callback=f"{self.status_url}?id={outgoing.our_id}" if self.status_url else None,
+                validity_period=VALID_FOR,
+                **self._content(outgoing),
             )
         if not message.sid:
             raise VendorUnavailable("Twilio's answer cannot be read.", outcome_unknown=True)
         return str(message.sid)
+
+    @contextmanager
+    def _forgetting(self) -> Iterator[None]:
+        try:
+            yield
+        except Unavailable as error:
+            if error.action == "text_only":
+                self.contents.forget()
+            raise
+
+    def typing(self, address: dict[str, Any]) -> None:
+        """Show that an answer is on its way, and that the message was read; for 25 seconds at most.
+
+        https://www.twilio.com/docs/whatsapp/api/typing-indicators-resource (a public beta)
+
+        Raises:
+            Unavailable: Twilio did not take it, which is no harm.
+        """
+        if sid := address.get("reply_to"):
+            data = {"channel": "WHATSAPP", "messageId": sid}
+            headers = {"Content-Type": "application/json"}
+            self.client.request("POST", _TYPING, data=data, headers=headers, timeout=TYPING_TIMEOUT)
+
+    def _content(self, outgoing: Outgoing) -> dict[str, Any]:
+        """The text; with buttons or as a template, the content that holds it."""
+        if outgoing.template and self.template_sid:
+            variables = template_values(self.template_variables, outgoing.text)
+            return {"content_sid": self.template_sid, "content_variables": json.dumps(variables, ensure_ascii=False)}
+        if outgoing.buttons and len(outgoing.text) <= MAX_BODY:
+            if content := self.contents.quick_reply(outgoing.text, outgoing.buttons[:MAX_BUTTONS]):
+                return content
+        return {"body": outgoing.text}
 
     def lookup(self, outgoing: Outgoing, since: datetime) -> str | None:
         """The id of a message already sent with this text to this person since then; None if there is none.
@@ -136,14 +180,15 @@ def _refused(response: Response) -> Unavailable:
     except BadInput:
         said = {}
     status, code = response.status_code, as_text(said.get("code"))
-    if status == 429 or status >= 500 or code in TRANSIENT:
+    action = action_of(code, status)
+    if action == "retry":
         return VendorUnavailable(
             f"Twilio answered {status} ({code or 'no code'}).",
             retry_after=retry_after((response.headers or {}).get("Retry-After")),
             outcome_unknown=status == 504,  # a gateway that stopped waiting
         )
     message = f"Twilio refused: {code or status} {as_text(said.get('message'))}"
-    return Unavailable(message.strip(), _HINTS.get(code, "See Twilio's page on this error code."))
+    return Unavailable(message.strip(), HINTS.get(code, "See Twilio's page on this error code."), action=action)
 
 
 def _never_connected(error: requests.ConnectionError) -> bool:

@@ -13,6 +13,7 @@ from twilio.request_validator import RequestValidator
 
 from core.errors import BadInput, BadSignature
 from core.messages import (
+    VERDICTS,
     Identifier,
     Inbound,
     InboundItem,
@@ -27,6 +28,7 @@ from core.messages import (
 from core.reactions import text_rating, word_rating
 from core.text import canonical_phone, is_user_id
 from core.untrusted import read_object
+from integrations.twilio.errors import action_of
 
 Form = dict[str, str]
 
@@ -45,7 +47,6 @@ def verify(token: str, url: str, body: bytes, content_type: str, signature: str 
         BadSignature: missing or wrong.
         BadInput: signed, but neither a form nor JSON.
     """
-    validator = RequestValidator(token)
     if not signature:
         raise BadSignature("The request has no X-Twilio-Signature.", "Only Twilio may call this address.")
     is_json = content_type.lower().startswith("application/json")
@@ -53,7 +54,7 @@ def verify(token: str, url: str, body: bytes, content_type: str, signature: str 
     text = "" if is_json else body.decode("utf-8", "replace")
     form = ImmutableMultiDict(parse_qsl(text, keep_blank_values=True))
     try:
-        genuine = validator.validate(url, form, signature)
+        genuine = RequestValidator(token).validate(url, form, signature)
     except ValueError:  # without PUBLIC_BASE_URL the address is the caller's Host header: it may be no address at all
         genuine = False
     if is_json:  # the URL's signature covers the body only through its hash
@@ -117,7 +118,8 @@ def read(kind: str, form: Form) -> Inbound | None:
             provider_message_id=_sid(form),
             delivery=form.get("MessageStatus") or form.get("SmsStatus", ""),
             our_id=form.get("our_id"),
-            error=form.get("ErrorCode") or None,
+            error=(code := form.get("ErrorCode") or None),
+            action=action_of(code) if code else None,
         )
     if kind == "signal":
         return _signal(form)
@@ -134,7 +136,11 @@ def read(kind: str, form: Form) -> Inbound | None:
         text=_text(form),
         kind=_kind(form, media),
         quoted=form.get("OriginalRepliedMessageSid") or None,
-        address={"to": form.get("From") or f"whatsapp:{_sender(form)}", "from": form.get("To", "")},
+        address={
+            "to": form.get("From") or f"whatsapp:{_sender(form)}",
+            "from": form.get("To", ""),
+            "reply_to": _sid(form),
+        },
         attachments=tuple(media),
     )
 
@@ -168,8 +174,8 @@ def _signal(form: Form) -> InboundSignal | None:
     quoted = form.get("OriginalRepliedMessageSid") or None
     if button := read_feedback_button(form.get("ButtonPayload", "")):
         answer_id, verdict = button
-        raw = "👍" if verdict == "up" else "👎"
-        return InboundSignal("twilio", _person(form), "button", "replace", raw, answer_id=answer_id, target=quoted)
+        signal, raw = VERDICTS[verdict]
+        return InboundSignal("twilio", _person(form), signal, "replace", raw, answer_id=answer_id, target=quoted)
     if _media_count(form):
         return None
     text = clean(form.get("Body"))

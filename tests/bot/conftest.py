@@ -157,6 +157,7 @@ def awake(
     """The parts of an awake process, as jobs find them."""
     if not _clients:
         _clients.update(wiring.vendor_clients(settings.model_copy(update=_addresses)))
+    _clients["twilio"].contents.forget()  # the fake vendors are new
     monkeypatch.setattr(wiring, "vendor_clients", lambda _: dict(_clients))
     built = wiring.build(settings.model_copy(update=_addresses))
     monkeypatch.setattr(jobs, "get_awake", lambda: built)

@@ -67,7 +67,8 @@ class TestOneMessage:
     def test_buttons_stand_under_the_answer_alone(self, street: Street, vendors: Any) -> None:
         street.says("Qual colchão?")
         answer = street.messages("out")[0]
-        assert vendors.sent[0]["buttons"] == [f"fb:{answer.id}:up", f"fb:{answer.id}:down"]
+        verdicts = ("up", "down", "problem")
+        assert vendors.sent[0]["buttons"] == [f"fb:{answer.id}:{verdict}" for verdict in verdicts]
         assert vendors.sent[1]["buttons"] == []
 
     def test_a_long_answer_goes_in_parts(self, awake: Awake, street: Street, model: ScriptedModel) -> None:
@@ -292,7 +293,7 @@ class TestDyingWorker:
         assert (first.state, [entry["ours"] == str(first.id) for entry in vendors.sent]) == ("unknown", [True, False])
         with transaction(street.awake.engine) as session:
             status = InboundStatus("meta", vendors.sent[0]["id"], "sent", our_id=str(first.id))
-            outbox.record_status(session, status)
+            outbox.record_status(street.awake, session, status)
         street.answer(lane)
         assert vendors.texts() == ["Resposta de base-model.", QUESTION]
 

@@ -517,6 +517,32 @@ class TestUnreadable:
         assert answer.status_code == 413
 
 
+class TestSecretsBeingChanged:
+    """Twilio and Meta sign with the old or the new one for a while; both are taken, and nothing else."""
+
+    def answers(self, settings: Settings, sign: Callable[[str], Post], *secrets: str) -> list[int]:
+        with TestClient(create_app(settings)) as client:
+            return [sign(secret).to(client).status_code for secret in secrets]
+
+    def test_of_twilio(self, settings: Settings) -> None:
+        both = changed(settings, twilio_auth_token=SecretStr("new"), twilio_auth_token_previous=SecretStr("old"))
+        answers = self.answers(both, lambda token: twilio(BODY["twilio"], token=token), "new", "old", "twilio-token")
+        assert answers == [200, 200, 401]
+
+    def test_of_meta(self, settings: Settings) -> None:
+        both = changed(settings, meta_app_secret=SecretStr("new"), meta_app_secret_previous=SecretStr("old"))
+        answers = self.answers(both, lambda secret: meta(BODY["meta"], secret=secret), "new", "old", "meta-secret")
+        assert answers == [200, 200, 401]
+
+    def test_the_old_one_alone_opens_nothing(self, settings: Settings) -> None:
+        closed = changed(
+            settings, twilio_auth_token=None, twilio_auth_token_previous=SecretStr("old"), meta_app_secret=None,
+            meta_app_secret_previous=SecretStr("old"),
+        )  # fmt: skip
+        assert self.answers(closed, lambda token: twilio(BODY["twilio"], token=token), "old") == [404]
+        assert self.answers(closed, lambda secret: meta(BODY["meta"], secret=secret), "old") == [404]
+
+
 class TestTwiliosAddress:
     def test_behind_a_proxy_the_public_address_is_signed(self, settings: Settings) -> None:
         behind = changed(settings, public_base_url="https://bot.example")

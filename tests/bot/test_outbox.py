@@ -325,7 +325,7 @@ class TestWithoutLookUp:
     def test_settled_by_its_status(self, awake: Awake, channel: ScriptedChannel, engine: Engine) -> None:
         our_id = self.unknown(awake, channel, engine)
         with transaction(engine) as session:
-            outbox.record_status(session, InboundStatus("meta", "wamid.1", "delivered", our_id=our_id))
+            outbox.record_status(awake, session, InboundStatus("meta", "wamid.1", "delivered", our_id=our_id))
         assert (row(engine).state, row(engine).provider_message_id, row(engine).delivery) == (
             "sent",
             "wamid.1",
@@ -368,7 +368,7 @@ class TestWithoutLookUp:
     ) -> None:
         (our_id,) = put(engine, "um", state="failed", attempts=1)
         with transaction(engine) as session:
-            outbox.record_status(session, InboundStatus("meta", "wamid.1", "read", our_id=our_id))
+            outbox.record_status(awake, session, InboundStatus("meta", "wamid.1", "read", our_id=our_id))
         assert (row(engine).state, row(engine).delivery) == ("sent", "read")
 
     def test_also_after_the_alert(self, awake: Awake, channel: ScriptedChannel, engine: Engine) -> None:
@@ -376,7 +376,7 @@ class TestWithoutLookUp:
         due(engine)
         deliver(awake)
         with transaction(engine) as session:
-            outbox.record_status(session, InboundStatus("meta", "wamid.1", "delivered", our_id=our_id))
+            outbox.record_status(awake, session, InboundStatus("meta", "wamid.1", "delivered", our_id=our_id))
         assert (row(engine).state, row(engine).delivery, row(engine).error) == ("sent", "delivered", None)
 
 
@@ -386,12 +386,12 @@ class TestStatuses:
         (our_id,) = put(engine, "um", state="sent", provider_message_id="wamid.1", attempts=1)
         return our_id
 
-    def report(self, engine: Engine, delivery: str, **facts: Any) -> OutboxItem:
-        with transaction(engine) as session:
-            outbox.record_status(session, InboundStatus("meta", facts.pop("id", "wamid.1"), delivery, **facts))
-        return row(engine)
+    def report(self, awake: Awake, delivery: str, **facts: Any) -> OutboxItem:
+        with transaction(awake.engine) as session:
+            outbox.record_status(awake, session, InboundStatus("meta", facts.pop("id", "wamid.1"), delivery, **facts))
+        return row(awake.engine)
 
-    def test_in_any_order_the_furthest_stands(self, engine: Engine, sent_id: str) -> None:
+    def test_in_any_order_the_furthest_stands(self, awake: Awake, sent_id: str) -> None:
         for delivery, stands in (
             ("sent", "sent"),
             ("read", "read"),
@@ -399,24 +399,24 @@ class TestStatuses:
             ("sent", "read"),
             ("queued", "read"),
         ):
-            assert self.report(engine, delivery).delivery == stands
+            assert self.report(awake, delivery).delivery == stands
 
-    def test_a_failure_is_the_last_word(self, engine: Engine, sent_id: str) -> None:
-        assert self.report(engine, "failed", error="131026").error == "vendor error 131026"
-        assert self.report(engine, "delivered").delivery == "failed"
+    def test_a_failure_is_the_last_word(self, awake: Awake, sent_id: str) -> None:
+        assert self.report(awake, "failed", error="131026").error == "vendor error 131026"
+        assert self.report(awake, "delivered").delivery == "failed"
 
-    def test_an_unknown_status_changes_nothing(self, engine: Engine, sent_id: str) -> None:
-        self.report(engine, "delivered")
-        assert self.report(engine, "teleported").delivery == "delivered"
+    def test_an_unknown_status_changes_nothing(self, awake: Awake, sent_id: str) -> None:
+        self.report(awake, "delivered")
+        assert self.report(awake, "teleported").delivery == "delivered"
 
     @pytest.mark.parametrize("our_id", [None, "not-an-id", "01890000-0000-7000-8000-000000000000"])
     def test_found_by_the_vendors_id_where_ours_does_not_come_back(
-        self, engine: Engine, sent_id: str, our_id: str | None
+        self, awake: Awake, sent_id: str, our_id: str | None
     ) -> None:
-        assert self.report(engine, "read", our_id=our_id).delivery == "read"
+        assert self.report(awake, "read", our_id=our_id).delivery == "read"
 
-    def test_a_message_that_is_not_ours(self, engine: Engine, sent_id: str) -> None:
-        assert self.report(engine, "read", id="wamid.other").delivery is None
+    def test_a_message_that_is_not_ours(self, awake: Awake, sent_id: str) -> None:
+        assert self.report(awake, "read", id="wamid.other").delivery is None
 
     def test_before_the_senders_own_answer(self, awake: Awake, channel: ScriptedChannel, engine: Engine) -> None:
         """The status webhook is quicker than the response that it belongs to."""
@@ -424,7 +424,7 @@ class TestStatuses:
 
         def overtaken(outgoing: Any) -> str:
             channel.accept(outgoing)
-            self.report(engine, "delivered", our_id=our_id, id="vendor-x")
+            self.report(awake, "delivered", our_id=our_id, id="vendor-x")
             return "vendor-x"
 
         channel.script = [overtaken]
@@ -434,7 +434,7 @@ class TestStatuses:
     def test_while_it_waits_to_be_sent_again(self, awake: Awake, channel: ScriptedChannel, engine: Engine) -> None:
         """Looked up too early and not found; before the second try the vendor reports the first."""
         (our_id,) = put(engine, "um", state="pending", attempts=1)
-        self.report(engine, "delivered", our_id=our_id, id="vendor-x")
+        self.report(awake, "delivered", our_id=our_id, id="vendor-x")
         deliver(awake)
         assert channel.sends == []
         assert row(engine).provider_message_id == "vendor-x"
@@ -523,7 +523,7 @@ class TestRealClients:
     def _vendors_give_up_soon(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """A swallowed message would keep the server's connection for a minute."""
         sleep = asyncio.sleep
-        monkeypatch.setattr("bot.simulator.vendors.asyncio.sleep", lambda seconds: sleep(min(seconds, 1.0)))
+        monkeypatch.setattr("bot.simulator.desk.asyncio.sleep", lambda seconds: sleep(min(seconds, 1.0)))
 
     @pytest.mark.usefixtures("_vendors_give_up_soon")
     def test_twilio_swallows_one_and_is_asked(self, awake: Awake, vendors: Any) -> None:
@@ -549,7 +549,7 @@ class TestRealClients:
         deliver(awake)
         assert row(awake.engine).state == "unknown"
         with transaction(awake.engine) as session:
-            outbox.record_status(session, InboundStatus("meta", vendors.sent[0]["id"], "sent", our_id=our_id))
+            outbox.record_status(awake, session, InboundStatus("meta", vendors.sent[0]["id"], "sent", our_id=our_id))
         due(awake.engine)
         assert deliver(awake) is None
         assert (row(awake.engine).state, len(vendors.sent)) == ("sent", 1)

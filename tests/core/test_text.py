@@ -67,6 +67,8 @@ def test_phones_of_one_person() -> None:
     """WhatsApp names older Brazilian accounts without the ninth digit that everybody dials."""
     assert canonical_phone("whatsapp:+551187654321") == canonical_phone("+55 (11) 98765-4321") == "+5511987654321"
     assert canonical_phone("+551134567890") == "+551134567890"  # a landline has none
+    assert canonical_phone("5491123456789") == canonical_phone("+54 11 2345-6789") == "+541123456789"  # Argentina
+    assert canonical_phone("5215512345678") == canonical_phone("+52 55 1234 5678") == "+525512345678"  # Mexico
     assert canonical_phone("BR.123abc") is None
     assert canonical_phone("") is None
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from datetime import datetime
 
-from core.messages import Outgoing
+from core.messages import Limits, Outgoing
 
 Step = str | Exception | Callable[[Outgoing], str]
 
@@ -21,6 +21,7 @@ class ScriptedChannel:
     def __init__(self, *, max_text: int = 1000, supports_lookup: bool = True) -> None:
         self.max_text = max_text
         self.supports_lookup = supports_lookup
+        self.limits = Limits()
         self.script: list[Step] = []
         self.sends: list[Outgoing] = []
         self.lookups: list[Outgoing] = []

@@ -20,6 +20,7 @@ from core.errors import Unavailable, VendorUnavailable
 from core.messages import Outgoing
 from core.settings import load_settings
 from integrations.meta.client import MAX_BODY_WITH_BUTTONS, MetaClient
+from integrations.meta.errors import ACTIONS, action_of
 
 BUTTONS = (("fb:1:up", "👍"), ("fb:1:down", "👎"))
 
@@ -103,6 +104,56 @@ def test_titles_and_number_of_buttons_stay_within_whatsapps_limits() -> None:
         client(url).send(outgoing(buttons=tuple((str(n), "Um título comprido demais") for n in range(5))))
     buttons = recorder.asked["interactive"]["action"]["buttons"]
     assert [button["reply"]["title"] for button in buttons] == ["Um título comprido d"] * 3
+
+
+def test_after_the_window_the_approved_template_holds_the_text() -> None:
+    recorder = Recorder()
+    with recorder.running() as url:
+        meta = MetaClient(
+            access_token="access", phone_number_id="1", base_url=url, version="v23.0", template=("resposta", "pt_BR"),
+            template_variables={"1": "{text}", "2": "Alvorada"},
+        )  # fmt: skip
+        assert meta.limits.template
+        meta.send(outgoing("Custa\nR$ 10,00.", template=True, buttons=BUTTONS))
+    assert (recorder.asked["type"], recorder.asked["biz_opaque_callback_data"]) == ("template", "row-1")
+    assert recorder.asked["template"] == {
+        "name": "resposta",
+        "language": {"code": "pt_BR"},
+        "components": [
+            {
+                "type": "body",
+                "parameters": [{"type": "text", "text": "Custa R$ 10,00."}, {"type": "text", "text": "Alvorada"}],
+            }
+        ],
+    }
+
+
+def test_the_person_sees_that_an_answer_is_on_its_way(vendor: str) -> None:
+    client(vendor).typing({"to": "5511990000001", "reply_to": "wamid.7"})
+    assert httpx.get(f"{vendor}/_typing").json()[-1] == {"vendor": "meta", "message": "wamid.7"}
+    fault(vendor, "429", method="typing")
+    with pytest.raises(Unavailable):
+        client(vendor).typing({"reply_to": "wamid.7"})
+
+
+def test_too_many_to_one_person_is_tried_again_when_the_next_is_free(vendor: str) -> None:
+    fault(vendor, "refuse", code=131056)
+    with pytest.raises(VendorUnavailable) as raised:
+        client(vendor).send(outgoing())
+    assert raised.value.retry_after == 6.0
+
+
+def test_every_code_asks_for_something() -> None:
+    table: dict[str, str] = {
+        "template": "131047", "tomorrow": "131048",
+        "retry": "1 2 4 80007 130429 131000 131016 131056 131057 131064 133016",
+        "stop": "0 3 10 33 190 368 131005 131031 131042 131045 133010", "text_only": "131052 131053",
+        "permanent": "130472 131021 131026 131049 131050", "alert": "100 130497 131008 131009 131051 131062",
+    }  # fmt: skip
+    assert {code: action for action, codes in table.items() for code in codes.split()} == ACTIONS
+    assert {action_of(str(code), 400) for code in range(200, 300)} == {"stop"}
+    assert {action_of(str(code), 400) for code in range(132000, 132017)} == {"alert"}, "templates"
+    assert (action_of("100", 503), action_of("", 429), action_of("", 401)) == ("retry", "retry", "stop")
 
 
 def test_told_to_wait_we_say_how_long(vendor: str) -> None:

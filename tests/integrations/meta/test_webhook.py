@@ -20,6 +20,7 @@ from core.messages import (
     Inbound,
     InboundEdit,
     InboundMessage,
+    InboundPerson,
     InboundSignal,
     InboundStatus,
     ItemKind,
@@ -32,6 +33,8 @@ NUMBER = "100000000000001"
 OURS = "wamid.OURS1"  # a message we sent
 ANSWER = "0190a0b0-0000-7000-8000-0000000000a1"
 PHONE, BSUID = Identifier("phone", "+5511990000001"), Identifier("bsuid", "BR.9900000000000012")
+NEW_PHONE = Identifier("phone", "+5511990000009")
+NEW_BSUID = Identifier("bsuid", "BR.9900000000000013")
 MARINA = Person((PHONE,), "Marina Prado")
 JOAO = Person((Identifier("phone", "+5511990000002"),), "João Lima")
 SENT = datetime.fromtimestamp(1795000000, UTC)
@@ -79,8 +82,13 @@ def edit(name: str, original: str, text: str | None) -> Item:
 
 
 def status(delivery: str, our_id: str | None = None, error: str | None = None) -> Item:
-    read_as = InboundStatus("meta", OURS, delivery, our_id, error)
+    read_as = InboundStatus("meta", OURS, delivery, our_id, error, "template" if error == "131047" else None)
     return "status", f"meta:{NUMBER}:{OURS}", f"{OURS}:status:{delivery}", read_as
+
+
+def told(key: str, person: Person, now: Any = (), *, gone: Any = (), templates: bool | None = None) -> Item:
+    """Something about a person: nothing is answered."""
+    return "person", f"meta:{NUMBER}:people", key, InboundPerson("meta", person, now, gone, templates)
 
 
 def ignored(key: str, where: str = lane()) -> Item:
@@ -204,7 +212,15 @@ CASES: dict[str, tuple[str, list[Item]]] = {
     "edit__caption": ("Her caption has other words.", [edit("edit__caption", "wamid.image", "Chegou molhado")]),
     "revoke": ("Her question is gone.", [edit("revoke", "wamid.text", None)]),
     "unsupported": ("A poll: Meta does not show it to us.", [ignored("wamid.unsupported")]),
-    "system__number_changed": ("She has a new number.", [ignored("wamid.system__number_changed")]),
+    "system__number_changed": (
+        "She has a new number; the old one may be somebody else's soon.",
+        [told("wamid.system__number_changed", Person((PHONE,)), (NEW_PHONE,), gone=(PHONE,))],
+    ),
+    "system__user_id_changed": (
+        "She has a new user id, and still hides her number.",
+        [told("wamid.system__user_id_changed", Person((BSUID,)), (NEW_BSUID,))],
+    ),
+    "system__something_else": ("WhatsApp says something.", [ignored("wamid.system__something_else")]),
     "request_welcome": ("She opened the chat.", [ignored("wamid.request_welcome")]),
     "ephemeral": ("A message that vanishes.", [ignored("wamid.ephemeral")]),
     "type__missing": ("Of no type.", [ignored("wamid.type__missing")]),
@@ -244,11 +260,21 @@ CASES: dict[str, tuple[str, list[Item]]] = {
         [message("g", "Oi"), ignored("change:", "meta:"), ignored("change:", "meta:")],
     ),
     "change__template_status": ("A template was refused.", [ignored("change:", "meta:")]),
-    "change__user_preferences": ("She wants no more advertising.", [ignored("change:", f"meta:{NUMBER}")]),
+    "change__user_preferences": (
+        "She wants no more advertising: nothing is sent that she did not just ask for.",
+        [told("user_preferences:", Person((PHONE,)), templates=False)],
+    ),
+    "change__user_preferences_resumed": (
+        "She takes it again; she hides her number.",
+        [told("user_preferences:", Person((BSUID,)), templates=True)],
+    ),
     "change__sent_from_the_phone": (
         "Rita answered from the shop's phone: no customer, no answer.", [ignored("change:", f"meta:{NUMBER}")],
     ),
-    "change__user_id_update": ("She has a new user id.", [ignored("change:", f"meta:{NUMBER}")]),
+    "change__user_id_update": (
+        "She has a new user id: she is who she was.",
+        [told("user_id_update:", Person((PHONE, BSUID)), (NEW_BSUID,))],
+    ),
     "change__error": ("Meta reports an error of its own.", [ignored("change:", f"meta:{NUMBER}")]),
     "body__another_product": ("Messenger's, at the wrong door.", [ignored("body:", "meta:")]),
     "body__empty_object": ("Nothing at all.", [ignored("body:", "meta:")]),
@@ -273,7 +299,7 @@ def test_what_becomes_of(name: str) -> None:
     found = [(item.kind, item.lane, item.external_id, read(item.kind, _clean(item.payload))) for item in items]
     # What has no id of its own is named by its content.
     found = [
-        (kind, lane, key[: key.index(":") + 1] if key.startswith(("change:", "body:")) else key, inbound)
+        (kind, lane, key[: key.index(":") + 1] if key.startswith(("change:", "body:", "user_")) else key, inbound)
         for kind, lane, key, inbound in found
     ]
     assert found == expected, seen

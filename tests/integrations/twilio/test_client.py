@@ -1,11 +1,13 @@
 """What we send through Twilio, against the fake vendor on loopback and against servers that answer nonsense."""
 
+import hashlib
 import json
 import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
@@ -23,6 +25,7 @@ from core.errors import Unavailable, VendorUnavailable
 from core.messages import Outgoing
 from core.settings import load_settings
 from integrations.twilio.client import TwilioClient
+from integrations.twilio.errors import ACTIONS, action_of
 
 SENDER = "+551130000000"
 LONG_AGO = datetime.now(UTC) - timedelta(hours=1)
@@ -106,6 +109,92 @@ def test_an_error_of_theirs_is_tried_again(vendor: str) -> None:
     with pytest.raises(VendorUnavailable, match="500") as raised:
         client(vendor).send(outgoing())
     assert (raised.value.retry_after, raised.value.outcome_unknown) == (None, False)
+
+
+class TestButtons:
+    """https://www.twilio.com/docs/content/twilio-quick-reply"""
+
+    BUTTONS = (("fb:1:up", "👍"), ("fb:1:down", "👎"), ("fb:1:problem", "Problema"))
+
+    def last(self, url: str) -> dict[str, Any]:
+        found: dict[str, Any] = httpx.get(f"{url}/_sent").json()[-1]
+        return found
+
+    def contents(self, url: str) -> int:
+        return len(httpx.get(f"{url}/v1/Content").json()["contents"])
+
+    def test_three_stand_under_the_text_and_carry_the_answers_id(self, vendor: str) -> None:
+        client(vendor).send(replace(outgoing("Custa R$ 10,00.\nAceitamos Pix."), buttons=self.BUTTONS))
+        sent = self.last(vendor)
+        assert sent["text"] == "Custa R$ 10,00.\nAceitamos Pix."
+        assert sent["buttons"] == ["fb:1:up", "fb:1:down", "fb:1:problem"]
+        assert sent["content"].startswith("HX")
+
+    def test_one_content_serves_all_answers_and_all_processes(self, vendor: str) -> None:
+        twilio = client(vendor)
+        twilio.send(replace(outgoing("Um"), buttons=self.BUTTONS))
+        before = self.contents(vendor)
+        for sender in (twilio, client(vendor)):
+            sender.send(replace(outgoing("Dois"), buttons=self.BUTTONS))
+        assert self.contents(vendor) == before
+
+    def test_a_text_too_long_for_them_goes_without(self, vendor: str) -> None:
+        client(vendor).send(replace(outgoing("a" * 1025), buttons=self.BUTTONS))
+        assert (len(self.last(vendor)["text"]), self.last(vendor)["buttons"]) == (1025, [])
+
+    def test_where_contents_are_refused_the_answer_goes_all_the_same(self, vendor: str) -> None:
+        fault(vendor, "refuse", method="content")
+        twilio = client(vendor)
+        for _ in range(2):
+            twilio.send(replace(outgoing("Sem botões"), buttons=self.BUTTONS))
+            assert (self.last(vendor)["text"], self.last(vendor)["buttons"]) == ("Sem botões", [])
+
+    def test_a_content_that_was_deleted_is_made_again(self, vendor: str) -> None:
+        twilio = client(vendor)
+        name = f"npllm_buttons_{hashlib.sha256(json.dumps(['👍', '👎', 'Problema']).encode()).hexdigest()[:12]}"
+        twilio.contents._sids = {name: "HX" + "0" * 32}
+        with pytest.raises(Unavailable, match="21655") as raised:
+            twilio.send(replace(outgoing(), buttons=self.BUTTONS))
+        assert raised.value.action == "text_only"
+        twilio.send(replace(outgoing(), buttons=self.BUTTONS))
+        assert len(self.last(vendor)["buttons"]) == 3
+
+
+def test_after_the_window_the_approved_template_holds_the_text() -> None:
+    sid = "HX" + "1" * 32
+    with serving(create_vendors(load_settings(running=False, twilio_template_sid=sid))) as url:
+        twilio = TwilioClient(
+            account_sid="AC", auth_token="token", sender=SENDER, base_url=url, status_url=None, template_sid=sid,
+            template_variables={"1": "Alvorada", "2": "{text}"},
+        )  # fmt: skip
+        assert twilio.limits.template
+        twilio.send(replace(outgoing("Custa\n\nR$ 10,00. " + "a" * 2000), template=True))
+        sent = httpx.get(f"{url}/_sent").json()[-1]
+    assert (sent["content"], sent["variables"]["1"]) == (sid, "Alvorada")
+    assert sent["variables"]["2"].startswith("Custa R$ 10,00. a"), "on one line"
+    assert len(sent["variables"]["2"]) <= 900
+
+
+def test_the_person_sees_that_an_answer_is_on_its_way(vendor: str) -> None:
+    client(vendor).typing({"to": "whatsapp:+5511990000001", "reply_to": "SM" + "0" * 32})
+    assert httpx.get(f"{vendor}/_typing").json()[-1] == {"vendor": "twilio", "message": "SM" + "0" * 32}
+    client(vendor).typing({"to": "whatsapp:+5511990000001"})
+    fault(vendor, "500", method="typing")
+    with pytest.raises(Unavailable):
+        client(vendor).typing({"reply_to": "SM" + "0" * 32})
+
+
+def test_every_code_asks_for_something() -> None:
+    """The table of docs/channels.md, row by row."""
+    table: dict[str, str] = {
+        "template": "63016", "tomorrow": "63038", "retry": "63018 63017 20429 63009 63010 63012", "opt_out": "21610",
+        "split": "21617", "permanent": "63024 63003 21211 21614 63033 63014",
+        "alert": "63005 63013 63021 63032 63026 63028 63027 63040 63041", "stop": "20003 63001 63002 63007",
+        "text_only": "63019 21620 63034 63037 21655 21656",
+    }  # fmt: skip
+    assert {code: action for action, codes in table.items() for code in codes.split()} == ACTIONS
+    assert action_of("12345", 400) == "alert", "what nobody listed is somebody's to look at"
+    assert (action_of("", 503), action_of("", 429), action_of("", 401)) == ("retry", "retry", "stop")
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ A new case is a file and a line in CASES.
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
@@ -177,11 +178,11 @@ CASES: dict[str, tuple[str, ItemKind, str, Inbound | None]] = {
     "status__read.json": ("She read it.", "status", f"twilio:{OURS}", InboundStatus("twilio", OURS, "read", "row-1")),
     "status__failed_outside_the_window.json": (
         "Too late to write freely.",
-        "status", f"twilio:{OURS}", InboundStatus("twilio", OURS, "failed", "row-1", "63016"),
+        "status", f"twilio:{OURS}", InboundStatus("twilio", OURS, "failed", "row-1", "63016", "template"),
     ),
     "status__undelivered.json": (
         "It never reached her.",
-        "status", f"twilio:{OURS}", InboundStatus("twilio", OURS, "undelivered", "row-1", "63024"),
+        "status", f"twilio:{OURS}", InboundStatus("twilio", OURS, "undelivered", "row-1", "63024", "permanent"),
     ),
 }  # fmt: skip
 
@@ -199,7 +200,9 @@ def test_what_becomes_of(name: str) -> None:
     key = f"{OURS}:status:{form['MessageStatus']}:{form.get('ErrorCode', '')}" if is_status else form["MessageSid"]
     assert (item.kind, item.lane, item.external_id) == (kind, lane, key), seen
     if isinstance(expected, InboundMessage):
-        expected = InboundMessage(**{**vars(expected), "provider_message_id": form["MessageSid"]})
+        sid = form["MessageSid"]
+        address = {**expected.address, "reply_to": sid}
+        expected = replace(expected, provider_message_id=sid, address=address)
     assert read(item.kind, item.payload) == expected, seen
 
 
