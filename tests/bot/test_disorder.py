@@ -156,7 +156,7 @@ class TestTheWrongWayRound:
         from core.messages import InboundStatus
 
         with transaction(awake.engine) as session:
-            record_status(session, InboundStatus("meta", "wamid.unknown", "read", our_id="no uuid"))
+            record_status(street.awake, session, InboundStatus("meta", "wamid.unknown", "read", our_id="no uuid"))
         assert street.outbox() == []
 
 
