@@ -11,7 +11,7 @@ from bot.app import create_app
 from bot.jobs import READERS
 from bot.simulator import traffic
 from core.errors import DoorClosed
-from core.messages import Inbound, InboundMessage, InboundSignal, InboundStatus
+from core.messages import Inbound, InboundCommand, InboundMessage, InboundSignal, InboundStatus
 from core.settings import Settings, load_settings
 
 PHONE = "+5511990000001"
@@ -78,9 +78,15 @@ def test_reactions(door: TestClient, settings: Settings, make: Any, op: str, raw
 
 
 def test_a_tap_on_a_feedback_button(door: TestClient, settings: Settings) -> None:
-    read = post(door, settings, traffic.slack_action(settings, f"fb:{ANSWER}:down", user="U0RITA"))
+    read = post(door, settings, traffic.slack_action(settings, f"fb:{ANSWER}:up", user="U0RITA"))
     assert isinstance(read, InboundSignal)
-    assert (read.signal, read.answer_id, read.raw) == ("button", ANSWER, "👎")
+    assert (read.signal, read.answer_id, read.raw) == ("button", ANSWER, "👍")
+
+
+def test_a_thumb_down_asks_for_a_form_too(door: TestClient, settings: Settings) -> None:
+    read = post(door, settings, traffic.slack_action(settings, f"fb:{ANSWER}:down", user="U0RITA"))
+    assert isinstance(read, InboundCommand)
+    assert read.data["answer"] == ANSWER
 
 
 def test_delivery_reports_carry_our_id(door: TestClient, settings: Settings) -> None:
