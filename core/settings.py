@@ -175,7 +175,7 @@ class Settings(BaseSettings):
     replay_share: float = Field(0.15, ge=0, lt=1)
     mas_strength: float | None = Field(None, ge=0)
     lora_rank: int = Field(16, ge=1, le=256)
-    learning_rate: float = Field(5e-4, gt=0)
+    learning_rate: float = Field(2e-4, gt=0)
     epochs: int = Field(2, ge=1, le=100)
     retention_target: float = Field(0.95, ge=0.7, le=1)
     training_threads: int = Field(0, ge=0)

@@ -42,7 +42,7 @@ from learning.strategies import Strategy, find
 
 log = logging.getLogger(__name__)
 
-OLD_HOLDOUT = 48  # rows of earlier hold-outs that retention is measured on
+OLD_HOLDOUT = 36  # rows of earlier hold-outs that retention is measured on
 
 
 @dataclass
@@ -336,18 +336,22 @@ def _judge_and_publish(night: Night, material: Material) -> str:
     def measure(subject: Any) -> tuple[Any, Any]:
         return score(subject, new, tokenizer.pad_token_id), score(subject, old, tokenizer.pad_token_id)
 
-    # The base, the champion, the challenger, each on the same base: what is gated is the sealed folder, not memory.
-    base = champion = measure(model)
+    # The base, the champion, the challenger, each on the same base and in the same products: what is gated is the
+    # sealed folder, not memory.
+    folder = night.sealed
     if night.champion is not None:
         folder = registry.fetch_verified(night.store, night.champion, base_revision=night.base.revision)
-        before = lora.load_adapter(model, folder)
-        champion = measure(before)
-        polite = gate.courtesy_passed(before, tokenizer, checks)
-        model = before.unload()
-    else:
-        polite = gate.courtesy_passed(model, tokenizer, checks)
-    after = lora.load_adapter(model, night.sealed)
-    challenger = measure(after)
+    before = lora.load_adapter(model, folder)
+    with lora.quick_products(before):
+        with before.disable_adapter():
+            base = champion = measure(before)
+        if night.champion is not None:
+            champion = measure(before)
+    model = before if night.champion is not None else before.unload()
+    polite = gate.courtesy_passed(model, tokenizer, checks)
+    after = lora.load_adapter(before.unload() if night.champion is not None else model, night.sealed)
+    with lora.quick_products(after):
+        challenger = measure(after)
     verdict = gate.judge(
         new=gate.Compared(challenger[0], champion[0], base[0], [_group(example) for example in material.held_out]),
         old=gate.Compared(

@@ -41,7 +41,7 @@ class Recipe:
     batch_size: int = 8
     warmup: float = 0.06
     clip: float = 1.0
-    micro_batch_tokens: int = 800
+    micro_batch_tokens: int = 400
     evaluate_every: int = 20
     patience: int = 3
     seed: int = 0

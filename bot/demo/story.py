@@ -188,7 +188,9 @@ def a_night(story: Story) -> str:
     """The night trains a version; the gate measures what was learned and what was kept."""
     story.act("By night: what people taught becomes an adapter")
     with story.session() as session:
-        run_id = nights.request_now(session, CONTEXT, story.settings, requested_by="demo", minimum=STUDENTS // 2)
+        run_id = nights.request_now(
+            session, CONTEXT, story.settings, requested_by="demo", minimum=STUDENTS // 2, strategy="mas+ema+replay"
+        )
     enqueue(connect(need_redis(story.settings)), jobs.CONSOLIDATE, str(run_id))
     facts = _follow_night(story, run_id)
     story.must(facts["state"] == "registered", f"the night registered a version ({sentence(facts)})")

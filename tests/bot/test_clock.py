@@ -67,7 +67,9 @@ def test_every_duty_runs_and_enqueues_its_job(engine: Engine, bell: redis.Redis,
     with transaction(engine) as session:
         a_day(session, 6)
         session.execute(update(Message).values(created_at=now() - timedelta(hours=1)))
-    sleepy = settings.model_copy(update={"sleep_hours": "00:00-23:59:59", "sleep_minimum_examples": 5})
+    sleepy = settings.model_copy(
+        update={"sleep_hours": "00:00-23:59:59", "sleep_minimum_examples": 5, "slack_review_channel": "C0REVIEW"}
+    )
     agenda = duties(sleepy, engine, bell)
     for duty in agenda:
         duty.action()

@@ -140,3 +140,9 @@ def test_the_courtesy_set_is_asked_in_its_own_order(base: tuple[Any, Any], monke
     heard.clear()
     assert len(courtesy_passed(model, tokenizer, checks, batch=2)) == len(one_by_one) == 5
     assert heard == alone
+
+
+def test_of_a_weak_champion_two_lost_checks_are_chance_six_are_not() -> None:
+    passed = [True] * 13 + [False] * 21
+    assert decide(courtesies=([False] * 2 + passed[2:], passed)).accepted
+    assert not decide(courtesies=([False] * 6 + passed[6:], passed)).accepted
