@@ -73,7 +73,7 @@ class Plan:
 
 PRESETS: dict[str, Plan] = {
     # For `npllm demo` alone: seconds instead of days. Votes, e-values and the controller are the real ones.
-    "demo": Plan("demo", (Stage(0.50, 30, 5, 0.15),), epoch="stage", historic=0.90),
+    "demo": Plan("demo", (Stage(0.50, 30, 5, 0.15),), epoch="stage", historic=0.90, anchor_margin=0.15),
     # By rated messages a day: under 30, under 100, 100 to 1,000, 1,000 and more.
     "tiny": Plan("tiny", (Stage(0.50, 10, DAY, 0.15),), require_approval=True, anchor_margin=0.15),
     "small": Plan("small", (Stage(0.50, 30, DAY, 0.15),), require_approval=True, anchor_margin=0.15),
