@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -104,7 +105,7 @@ class Processes:
 
                 return await asyncio.gather(*(one(request) for request in requests))
 
-        statuses = asyncio.run(all_of_them())
+        statuses = _in_a_loop_of_its_own(all_of_them())
         self.told(request for request, status in zip(requests, statuses, strict=True) if status == 200)
         return statuses
 
@@ -215,3 +216,9 @@ def _moved(url: str, port: int) -> str:
     parts = urlsplit(url)
     user = parts.netloc.rpartition("@")[0]
     return urlunsplit(parts._replace(netloc=f"{user}@127.0.0.1:{port}" if user else f"127.0.0.1:{port}"))
+
+
+def _in_a_loop_of_its_own(work: Any) -> Any:
+    """In a thread: where a browser test ran before, this one has a running loop already."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, work).result()

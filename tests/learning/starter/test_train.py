@@ -67,7 +67,7 @@ class TestTrain:
     def test_leaves_a_whole_version_in_half_precision(self, adapter):
         manifest = verify(adapter, base_revision=BASE_REVISION)
         assert manifest["base"]["model"] == BASE_MODEL
-        assert (manifest["seed"], manifest["examples"], manifest["steps"]) == (0, 24, 3)
+        assert (manifest["seed"], manifest["generated"], manifest["steps"]) == (0, 24, 3)
         config = json.loads((adapter / "adapter_config.json").read_text())
         assert (config["base_model_name_or_path"], config["revision"]) == (BASE_MODEL, BASE_REVISION)
         weights = load_file(adapter / WEIGHTS)
