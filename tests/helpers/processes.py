@@ -13,18 +13,20 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
 import httpx
 from proxy import FaultProxy, proxied
 from servers import ScriptedModel, serving
 
-from bot.history import History, check
+from bot.history import History, Violation, check
 from bot.simulator.traffic import Signed
 from bot.simulator.vendors import create_vendors
 from core.db import get_engine, transaction
 from core.settings import Settings
+
+T = TypeVar("T")
 
 PATIENCE = 180.0  # seconds, on a machine that has other things to do too; the long tests hold their own limits
 PARTS = ("web", "awake", "clock")
@@ -105,7 +107,7 @@ class Processes:
 
                 return await asyncio.gather(*(one(request) for request in requests))
 
-        statuses = _in_a_loop_of_its_own(all_of_them())
+        statuses = beside_any_loop(asyncio.run, all_of_them())
         self.told(request for request, status in zip(requests, statuses, strict=True) if status == 200)
         return statuses
 
@@ -147,6 +149,13 @@ class Processes:
                 session, settled=settled, acknowledged=self.acknowledged if compare else (),
                 vendor_log=list(self.sent) if compare else None,
             )  # fmt: skip
+
+    def violations(self) -> list[Violation]:
+        """What the history checker finds once it is quiet: a vendor's late status callback is given time to be read."""
+        end = time.monotonic() + 10
+        while (found := self.history().violations) and time.monotonic() < end:
+            time.sleep(0.2)
+        return found
 
     def answers_to(self, requests: Sequence[Signed], addresses: Sequence[str]) -> list[int]:
         """How many answers each of these people got, consent questions left out."""
@@ -218,7 +227,7 @@ def _moved(url: str, port: int) -> str:
     return urlunsplit(parts._replace(netloc=f"{user}@127.0.0.1:{port}" if user else f"127.0.0.1:{port}"))
 
 
-def _in_a_loop_of_its_own(work: Any) -> Any:
-    """In a thread: where a browser test ran before, this one has a running loop already."""
+def beside_any_loop(call: Callable[..., T], *arguments: Any, **named: Any) -> T:
+    """In a thread of its own: where a browser test ran before, this one has a running loop already."""
     with ThreadPoolExecutor(1) as pool:
-        return pool.submit(asyncio.run, work).result()
+        return pool.submit(call, *arguments, **named).result()

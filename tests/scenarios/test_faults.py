@@ -24,7 +24,7 @@ from typing import Any, Literal, get_args
 import psycopg
 import pytest
 import redis
-from processes import PATIENCE, Processes, processes
+from processes import PATIENCE, Processes, beside_any_loop, processes
 from proxy import Mode
 
 from bot.bench.load import fire
@@ -105,7 +105,7 @@ def test_1_every_delivery_is_acknowledged_and_each_event_answered_once(
     requests, addresses = people(system, events)
     deliveries = [again(system, request, attempt) for request in requests for attempt in range(times)]
     random.Random(1).shuffle(deliveries)
-    load = fire(deliveries, connections=64)
+    load = beside_any_loop(fire, deliveries, connections=64)
     assert load.failed == 0
     system.told(requests)
     figures = {"per_s": round(load.per_second), "p50": load.percentile(0.5), "p99": load.percentile(0.99)}
@@ -113,7 +113,7 @@ def test_1_every_delivery_is_acknowledged_and_each_event_answered_once(
     report(record_property, "1", deliveries=len(deliveries), **figures)
     assert events < 1000 or figures["p99"] < 500
     assert system.answers_to(requests, addresses) == [1] * events
-    assert system.history().violations == []
+    assert system.violations() == []
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_2_a_worker_killed_at_any_point_loses_nothing_and_says_nothing_twice(
     system.model.delay = 0.0
     report(record_property, "2", kills=kills, messages=kills * messages, longest_recovery_s=round(longest, 1))
     assert kills == 1 or longest <= 60
-    assert system.history().violations == []
+    assert system.violations() == []
 
 
 @pytest.mark.parametrize("kills", [pytest.param(1, id="short"), pytest.param(20, id="long", marks=slow)])
@@ -164,7 +164,7 @@ def test_3_a_web_process_killed_between_commit_and_200(system: Processes, kills:
         assert system.answers_to([request], addresses) == [1]
     report(record_property, "3", kills=kills, between_commit_and_200=in_between)
     assert in_between >= kills * 0.5, "the kill came too late too often: this test shows nothing"
-    assert system.history().violations == []
+    assert system.violations() == []
 
 
 def _stored(system: Processes, key: str) -> bool:
@@ -184,7 +184,7 @@ def test_4_redis_forgets_everything(system: Processes, queued: int, record_prope
     report(record_property, "4 FLUSHALL", queued=queued, answered_within_s=round(took, 1))
     assert queued < 200 or took <= 60
     assert system.answers_to(requests, addresses) == [1] * queued
-    assert system.history().violations == []
+    assert system.violations() == []
 
 
 @pytest.mark.parametrize(
@@ -201,7 +201,7 @@ def test_4_redis_is_down(system: Processes, seconds: int, messages: int, record_
     report(record_property, "4 down", seconds=seconds, messages=messages, answered_within_s=round(took, 1))
     assert messages < 200 or took <= 60
     assert system.answers_to(requests, addresses) == [1] * messages
-    assert system.history().violations == []
+    assert system.violations() == []
 
 
 @pytest.mark.parametrize(
@@ -220,7 +220,7 @@ def test_5_postgres_is_down(system: Processes, seconds: int, messages: int, reco
     system.settle()
     report(record_property, "5", seconds=seconds, answered_within_s=round(time.monotonic() - returned, 1))
     assert system.answers_to(before + during, addresses_before + addresses) == [1] * 2 * messages
-    assert system.history().violations == []
+    assert system.violations() == []
 
 
 QUICK = {("redis", "reset"), ("vendors", "reset")}
@@ -249,7 +249,7 @@ def test_6_a_network_that_misbehaves(system: Processes, where: str, mode: Mode, 
     )
     assert (where, mode) in QUICK or recovery <= 30
     assert system.answers_to(requests + fresh, addresses + more) == [1] * 16
-    assert system.history().violations == []
+    assert system.violations() == []
 
 
 @pytest.mark.parametrize("count", [pytest.param(400, id="short"), pytest.param(100_000, id="long", marks=slow)])
@@ -262,7 +262,7 @@ def test_7_nothing_forged_gets_in(system: Processes, count: int, record_property
     began, wrong = time.monotonic(), 0
     for start in range(0, count, 5_000):
         forged = [_forged(rng, rng.choice(genuine)) for _ in range(min(5_000, count - start))]
-        load = fire(forged, connections=32)
+        load = beside_any_loop(fire, forged, connections=32)
         wrong += load.requests - load.statuses.get(401, 0)
     with psycopg.connect(system.database_url) as connection:
         (after,) = connection.execute("SELECT count(*) FROM npllm.inbound_events").fetchone() or (0,)
@@ -328,7 +328,7 @@ def test_8_what_is_stale_is_refused_and_what_is_replayed_is_answered_once(system
         assert set(system.deliver(requests)) == {200}
     system.settle()
     assert system.answers_to(requests, addresses) == [1] * 4
-    assert system.history().violations == []
+    assert system.violations() == []
 
 
 def _signed_at(system: Processes, request: Signed, seconds: int) -> Signed:
