@@ -67,7 +67,8 @@ class Server:
         usage: dict[str, Any] = {}
         finish = ""
         try:
-            for chunk in _client(self.url, self.key, model, max_tokens, timeout).stream(list(messages)):  # type: ignore[arg-type]
+            client = _client(self.url, self.key, model)
+            for chunk in client.stream(list(messages), max_completion_tokens=max_tokens, timeout=timeout):  # type: ignore[arg-type]
                 text = str(chunk.text)
                 if text:
                     first = first or (time.perf_counter() - started) * 1000
@@ -146,15 +147,14 @@ class Server:
 
 
 @lru_cache(maxsize=64)
-def _client(url: str, key: str | None, model: str, max_tokens: int, timeout: float) -> "ChatOpenAI":
+def _client(url: str, key: str | None, model: str) -> "ChatOpenAI":
+    """One for all replies of a model: it keeps its connections. What differs from reply to reply is no part of it."""
     from langchain_openai import ChatOpenAI  # seconds of imports, which only who asks for replies should pay
 
     return ChatOpenAI(
         model=model,
         base_url=url,
         api_key=SecretStr(key or NO_KEY),
-        max_completion_tokens=max_tokens,
-        timeout=timeout,
         max_retries=0,  # the chain of models is the retry
         temperature=0.0,
         stream_usage=True,

@@ -9,6 +9,7 @@ from servers import ScriptedModel, serving
 from core.errors import ModelUnavailable, NotFound
 from integrations.openai.embeddings import Embeddings
 from integrations.openai.model import Server
+from integrations.openai.model import _client as clients
 
 
 @pytest.fixture
@@ -34,6 +35,16 @@ def test_a_reply_is_streamed_timed_and_counted(scripted: tuple[ScriptedModel, Se
     sent = model.asked[0]
     assert sent["messages"] == ASK
     assert sent["temperature"] == 0.0
+
+
+def test_one_client_serves_replies_of_any_time_and_length(scripted: tuple[ScriptedModel, Server]) -> None:
+    """Making one takes as long as a short reply."""
+    model, server = scripted
+    before = clients.cache_info().misses
+    for left in (9.99, 9.5, 3.25):
+        server.reply(ASK, model="base-model", max_tokens=int(left), timeout=left)  # type: ignore[arg-type]
+    assert clients.cache_info().misses == before + 1
+    assert [sent["max_completion_tokens"] for sent in model.asked] == [9, 9, 3]
 
 
 def test_an_unknown_model_is_not_found(scripted: tuple[ScriptedModel, Server]) -> None:
