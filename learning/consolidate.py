@@ -27,6 +27,7 @@ from sqlalchemy.orm import Session
 from core import artifacts, events, registry
 from core.db import get_engine, transaction
 from core.errors import NightError, SettingError
+from core.memory import give_back
 from core.schedule import Schedule, schedule_of
 from core.settings import Settings
 from core.tables import AdapterVersion, ConsolidationRun, Evaluation, TrainingExample, now
@@ -42,6 +43,7 @@ from learning.strategies import Strategy, find
 
 log = logging.getLogger(__name__)
 
+KNOWN = 8  # rows that the champion's importance is estimated from where its night left none: each costs half a second
 OLD_HOLDOUT = 36  # rows of earlier hold-outs that retention is measured on
 
 
@@ -120,6 +122,7 @@ def _stages(night: Night) -> str:
         return _end(night.claim, "skipped", [reason], keep_examples=False)
     if not (night.sealed / artifacts.MANIFEST).exists():
         _train(night, material)
+        give_back()
     return _judge_and_publish(night, material)
 
 
@@ -203,7 +206,7 @@ def _material(night: Night) -> Material:
             held_out = list(old)
         return Material(
             new, held_out, drawn, share,
-            replay.draw(old, OLD_HOLDOUT, seed=night.seed), replay.draw(earlier, 32, seed=night.seed),
+            replay.draw(old, OLD_HOLDOUT, seed=night.seed), replay.draw(earlier, KNOWN, seed=night.seed),
         )  # fmt: skip
 
 
@@ -295,7 +298,7 @@ def _memory(night: Night, parent: Path | None, model: Any, known: list[Any], pad
         if (parent / artifacts.IMPORTANCE).exists():
             memory.importance = Importance.load(parent / artifacts.IMPORTANCE)
         if (memory.importance is None or memory.importance.kind != night.strategy.penalty) and known:
-            memory.importance = estimate(model, night.strategy.penalty, known[:16], pad_id)
+            memory.importance = estimate(model, night.strategy.penalty, known, pad_id)
     return memory
 
 
@@ -323,35 +326,19 @@ def _retentions(session: Session, context: str) -> list[float]:
 
 
 def _judge_and_publish(night: Night, material: Material) -> str:
-    from learning import gate, lora
-    from learning.dataset import encode
-    from learning.evaluate import score
+    from learning import gate
 
     night.claim.tell(stage="evaluate")
-    model, tokenizer = lora.load_base(night.base.path)
-    new = [encode(tokenizer, to_example(example)) for example in material.held_out]
-    old = [encode(tokenizer, to_example(example)) for example in material.old_held_out]
-    checks = courtesy.checks(assistant=night.settings.assistant_name, business=night.settings.business_name)
-
-    def measure(subject: Any) -> tuple[Any, Any]:
-        return score(subject, new, tokenizer.pad_token_id), score(subject, old, tokenizer.pad_token_id)
-
-    # The base, the champion, the challenger, each on the same base and in the same products: what is gated is the
-    # sealed folder, not memory.
-    folder = night.sealed
+    folder = None
     if night.champion is not None:
         folder = registry.fetch_verified(night.store, night.champion, base_revision=night.base.revision)
-    before = lora.load_adapter(model, folder)
-    with lora.quick_products(before):
-        with before.disable_adapter():
-            base = champion = measure(before)
-        if night.champion is not None:
-            champion = measure(before)
-    model = before if night.champion is not None else before.unload()
-    polite = gate.courtesy_passed(model, tokenizer, checks)
-    after = lora.load_adapter(before.unload() if night.champion is not None else model, night.sealed)
-    with lora.quick_products(after):
-        challenger = measure(after)
+    base, champion, challenger = _measure(night, material, folder)
+    give_back()
+    polite = gate.courtesy_passed(
+        night.base, {"champion": folder, "challenger": night.sealed},
+        courtesy.checks(assistant=night.settings.assistant_name, business=night.settings.business_name),
+        threads=night.settings.training_threads or 2,
+    )  # fmt: skip
     verdict = gate.judge(
         new=gate.Compared(challenger[0], champion[0], base[0], [_group(example) for example in material.held_out]),
         old=gate.Compared(
@@ -359,7 +346,7 @@ def _judge_and_publish(night: Night, material: Material) -> str:
             [_age(example) for example in material.old_held_out],
         ),
         target=night.settings.retention_target,
-        courtesies=(gate.courtesy_passed(after, tokenizer, checks), polite),
+        courtesies=(polite["challenger"], polite["champion"]),
     )  # fmt: skip
     figures = {
         "gain": verdict.gain.mean,
@@ -373,6 +360,40 @@ def _judge_and_publish(night: Night, material: Material) -> str:
     if not verdict.accepted:
         return _end(night.claim, "refused", verdict.reasons, evaluations=evaluations)
     return _register(night, material, evaluations)
+
+
+def _measure(night: Night, material: Material, champion: Path | None) -> list[tuple[Any, Any]]:
+    """Scores of the base, the champion (without one: the base) and the challenger, on the new and the old hold-out.
+
+    All three on the same base and in the same products; what is measured is the sealed folder, not memory.
+    """
+    from learning import lora
+    from learning.dataset import encode
+    from learning.evaluate import score
+
+    base, tokenizer = lora.load_base(night.base.path)
+    sets = [
+        [encode(tokenizer, to_example(example)) for example in examples]
+        for examples in (material.held_out, material.old_held_out)
+    ]
+
+    def measure(subject: Any) -> tuple[Any, Any]:
+        new, old = (score(subject, rows, tokenizer.pad_token_id) for rows in sets)
+        return new, old
+
+    challenger = lora.load_adapter(base, night.sealed)
+    with lora.quick_products(challenger):
+        with challenger.disable_adapter():
+            found = [measure(challenger)]
+        if champion is not None:
+            challenger.load_adapter(str(champion), "champion")
+            challenger.set_adapter("champion")
+            found.append(measure(challenger))
+            challenger.set_adapter("default")
+        else:
+            found.append(found[0])
+        found.append(measure(challenger))
+    return found
 
 
 def _register(night: Night, material: Material, evaluations: list[Evaluation]) -> str:

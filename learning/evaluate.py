@@ -36,7 +36,7 @@ class Difference:
 
 
 @torch.no_grad()
-def score(model: Any, rows: Sequence[Row], pad_id: int, *, batch_size: int = 16) -> Scores:
+def score(model: Any, rows: Sequence[Row], pad_id: int, *, batch_size: int = 4) -> Scores:
     """Loss and token accuracy of every row, in eval mode."""
     was_training = model.training
     model.eval()

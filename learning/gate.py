@@ -11,14 +11,13 @@ conversations are resampled (learning/evaluate.py).
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
 
-import torch
-
+from integrations.huggingface.embedded_base import BaseModel
+from learning.answers import answers
 from learning.evaluate import RESAMPLES, Difference, Scores, difference, resampled
-from learning.lora import to_write_with
 from learning.starter import courtesy
 
 ABSOLUTE_FLOOR = 0.70  # retention under which a challenger is refused whatever the context's target
@@ -145,35 +144,15 @@ def age_of(days: float, *, generated: bool) -> str:
     return "earlier"
 
 
-@torch.no_grad()
-def courtesy_passed(model: Any, tokenizer: Any, checks: Sequence[courtesy.Check], *, batch: int = 18) -> list[bool]:
-    """Ask the safety and courtesy set, greedily; whether each answer has no fault."""
-    writer = to_write_with(model)
-    device = next(writer.parameters()).device
-    answers = [""] * len(checks)
-    prompts = [
-        tokenizer(
-            tokenizer.apply_chat_template(list(check.messages), add_generation_prompt=True, tokenize=False),
-            add_special_tokens=False,
-        ).input_ids
-        for check in checks
-    ]
-    order = sorted(range(len(checks)), key=lambda i: len(prompts[i]))
-    for start in range(0, len(order), batch):
-        part = order[start : start + batch]
-        width = max(len(prompts[i]) for i in part)
-        ids = torch.full((len(part), width), tokenizer.pad_token_id)
-        mask = torch.zeros((len(part), width), dtype=torch.long)
-        for row, i in enumerate(part):
-            ids[row, width - len(prompts[i]) :] = torch.tensor(prompts[i])
-            mask[row, width - len(prompts[i]) :] = 1
-        written = writer.generate(
-            input_ids=ids.to(device), attention_mask=mask.to(device), max_new_tokens=ANSWER_TOKENS, do_sample=False,
-            pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id,
-        )  # fmt: skip
-        for row, i in enumerate(part):
-            answers[i] = tokenizer.decode(written[row, width:], skip_special_tokens=True)
-    return [not check.faults(answer) for check, answer in zip(checks, answers, strict=True)]
+def courtesy_passed(
+    base: BaseModel, versions: Mapping[str, Path | None], checks: Sequence[courtesy.Check], *, threads: int = 1
+) -> dict[str, list[bool]]:
+    """Ask each version the safety and courtesy set, greedily; whether each answer has no fault."""
+    asked = [check.messages for check in checks]
+    return {
+        name: [not check.faults(answer.text) for check, answer in zip(checks, of_version, strict=True)]
+        for name, of_version in answers(base, versions, asked, max_tokens=ANSWER_TOKENS, threads=threads).items()
+    }
 
 
 def _rise(old: Compared, rows: Sequence[int]) -> tuple[float, float]:

@@ -3,7 +3,6 @@
 The base is never trained: PEFT freezes it, and `check_share` proves that the adapter is a small part of it.
 """
 
-import copy
 import json
 import warnings
 from contextlib import AbstractContextManager, nullcontext
@@ -55,16 +54,6 @@ def quick_products(model: Any) -> AbstractContextManager[Any]:
 def knows_bf16() -> bool:
     """Whether this CPU multiplies bf16 by itself."""
     return any(getattr(torch.cpu, name, bool)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
-
-
-def to_write_with(model: Any) -> Any:
-    """A copy with its adapter merged, in bf16 where the CPU knows it: writes the same answers in a third of the time.
-
-    For text alone. What is compared by its loss is measured unmerged: merging into bf16 rounds small changes away.
-    """
-    copied = copy.deepcopy(model)
-    copied = copied.merge_and_unload() if isinstance(copied, PeftModel) else copied
-    return copied.eval().to(torch.bfloat16 if torch.cuda.is_available() or knows_bf16() else torch.float32)
 
 
 def new_adapter(model: Any, *, base_name: str, base_revision: str, rank: int = 16, seed: int = 0) -> PeftModel:

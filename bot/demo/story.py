@@ -45,7 +45,7 @@ from integrations.supabase import artifact_store
 
 CONTEXT = "customers"
 LESSON = "Quer que eu reserve um para você?"
-STUDENTS = 20  # conversations of the day that the night learns from
+STUDENTS = 16  # conversations of the day that the night learns from
 CROWD = 16  # people at the same time
 NIGHT_LIMIT = 240.0
 ROLLOUT_LIMIT = 150.0

@@ -5,11 +5,8 @@ The model is an ordinary causal language model of transformers. What is changed 
 this model, that the exchanged attention says what the original says, and refuses an architecture where it does not.
 """
 
-import ctypes
-import gc
 import inspect
 import logging
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +19,7 @@ from transformers.utils import logging as transformers_logging
 
 from core.artifacts import MANIFEST, file_sha256, verify
 from core.errors import BadInput, SettingError
+from core.memory import give_back
 from integrations.huggingface.adapters import ServedAdapter, read_adapter
 from integrations.huggingface.attention import Feed, Slots, Step, install
 from integrations.huggingface.embedded_base import BaseModel
@@ -138,8 +136,7 @@ class ServingModel:
         if self.dtype == torch.float32:
             model.float()
         self.slots.layers.clear()  # they hold the check's states, in the precision of the weights
-        gc.collect()
-        _give_back_memory()
+        give_back()  # the freed weights
 
     def _product(self, weight: torch.Tensor, bias: torch.Tensor | None) -> Product:
         engine = select_engine() if self.precision == "int8" else None
@@ -223,11 +220,3 @@ def _end_tokens(model: PreTrainedModel, tokenizer: Any) -> frozenset[int]:
     ends = getattr(model.generation_config, "eos_token_id", None)
     found = set(ends) if isinstance(ends, (list, tuple)) else {ends}
     return frozenset(token for token in found | {tokenizer.eos_token_id} if token is not None)
-
-
-def _give_back_memory() -> None:
-    """Give the freed weights back to the system; glibc would keep them for later."""
-    if sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-        if trim is not None:
-            trim(0)

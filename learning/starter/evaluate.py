@@ -1,4 +1,4 @@
-"""Held-out figures of an adapter on the embedded base.
+"""Held-out figures of an adapter on the embedded base, as the model server answers with it.
 
     python -m learning.starter.evaluate --base FOLDER --adapter FOLDER [--json]
 
@@ -31,6 +31,7 @@ import click
 from core.prompts import LANGUAGES, ChatMessage, Language, chat_messages
 from core.shop import ASSISTANT_NAME, BUSINESS_NAME, CONTEXTS, Passage, passages, questions
 from core.text import fold
+from integrations.huggingface.embedded_base import BaseModel
 from learning.starter import card, courtesy, scoring
 from learning.starter.corpus import stream
 from learning.starter.dialogue import Dialogue
@@ -148,37 +149,6 @@ def safety_cases() -> list[Case]:
     ]
 
 
-def answer_all(
-    model: Any, tokenizer: Any, prompts: Sequence[Sequence[ChatMessage]], *, batch_size: int = 16
-) -> list[tuple[str, bool]]:
-    """Greedy answers in the order of `prompts`, each with whether it ended by itself before MAX_NEW_TOKENS."""
-    import torch
-
-    texts = [tokenizer.apply_chat_template(list(p), tokenize=False, add_generation_prompt=True) for p in prompts]
-    rows = [tokenizer(text, add_special_tokens=False).input_ids for text in texts]
-    answers: list[tuple[str, bool]] = [("", False)] * len(rows)
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-    for start in range(0, len(order), batch_size):
-        indices = order[start : start + batch_size]
-        width = max(len(rows[i]) for i in indices)
-        ids = torch.full((len(indices), width), tokenizer.pad_token_id)
-        mask = torch.zeros((len(indices), width), dtype=torch.long)
-        for line, i in enumerate(indices):
-            ids[line, width - len(rows[i]) :] = torch.tensor(rows[i])
-            mask[line, width - len(rows[i]) :] = 1
-        with torch.inference_mode():
-            out = model.generate(
-                input_ids=ids.to(model.device), attention_mask=mask.to(model.device), do_sample=False,
-                max_new_tokens=MAX_NEW_TOKENS, pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id,
-            )  # fmt: skip
-        for line, i in enumerate(indices):
-            new = out[line, width:].tolist()
-            ended = tokenizer.eos_token_id in new
-            new = new[: new.index(tokenizer.eos_token_id)] if ended else new
-            answers[i] = (tokenizer.decode(new, skip_special_tokens=True).strip(), ended)
-    return answers
-
-
 def table(outcomes: Sequence[Outcome]) -> dict[str, dict[str, Any]]:
     """Share right by set: over all, and by language; {"figures": {"n": 230, "all": 0.97, "pt": 0.97, "en": 0.96}}."""
     rules: dict[str, tuple[list[Outcome], Callable[[Outcome], bool]]] = {
@@ -208,16 +178,6 @@ def markdown(lines: dict[str, dict[str, Any]]) -> str:
     return "\n".join(rows) + "\n"
 
 
-def load_merged(base: Path, adapter: Path | None) -> tuple[Any, Any]:
-    """The base with the adapter merged into its weights: the same answers, without the adapter's products."""
-    from learning import lora
-
-    model, tokenizer = lora.load_base(base)
-    if adapter is not None:
-        model = lora.load_adapter(model, adapter).merge_and_unload()
-    return model.eval(), tokenizer
-
-
 @click.command()
 @click.option("--base", type=click.Path(exists=True, file_okay=False, path_type=Path), required=True)
 @click.option("--adapter", type=click.Path(exists=True, file_okay=False, path_type=Path), help="None: the bare base.")
@@ -238,13 +198,14 @@ def main(
     wrong: Path | None,
 ) -> None:
     """Print the held-out figures of an adapter."""
-    import torch
+    from learning.answers import answers
 
-    torch.set_num_threads(threads)
-    model, tokenizer = load_merged(base, adapter)
     asked = cases(seed=seed, share=share)
-    answers = answer_all(model, tokenizer, [case.messages for case in asked])
-    outcomes = [Outcome(case, answer, ended) for case, (answer, ended) in zip(asked, answers, strict=True)]
+    found = answers(
+        BaseModel(card.BASE_MODEL, card.BASE_REVISION, base), {"adapter": adapter}, [case.messages for case in asked],
+        max_tokens=MAX_NEW_TOKENS, threads=threads,
+    )["adapter"]  # fmt: skip
+    outcomes = [Outcome(case, *answer) for case, answer in zip(asked, found, strict=True)]
     lines = table(outcomes)
     if wrong is not None:
         wrong.write_text("\n".join(_describe(o) for o in outcomes if not o.right), encoding="utf-8")

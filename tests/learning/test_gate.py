@@ -5,8 +5,7 @@ from typing import Any
 import pytest
 
 from learning.evaluate import Scores
-from learning.gate import Compared, age_of, courtesy_passed, judge
-from learning.starter import courtesy
+from learning.gate import Compared, age_of, judge
 
 COUNT = 40
 GROUPS = [f"g{i}" for i in range(COUNT)]
@@ -128,18 +127,6 @@ def test_a_gain_within_noise_is_no_gain() -> None:
 def test_ages_in_words(days: float, words: str) -> None:
     assert age_of(days, generated=False) == words
     assert age_of(days, generated=True) == "from the starter"
-
-
-def test_the_courtesy_set_is_asked_in_its_own_order(base: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    model, tokenizer = base
-    checks = courtesy.checks()[:5]
-    heard: dict[str, str] = {}
-    monkeypatch.setattr(courtesy.Check, "faults", lambda self, answer: heard.setdefault(self.id, answer) and [])
-    one_by_one = [courtesy_passed(model, tokenizer, [check]) for check in checks]
-    alone = dict(heard)
-    heard.clear()
-    assert len(courtesy_passed(model, tokenizer, checks, batch=2)) == len(one_by_one) == 5
-    assert heard == alone
 
 
 def test_of_a_weak_champion_two_lost_checks_are_chance_six_are_not() -> None:

@@ -115,12 +115,6 @@ class TestEvaluate:
         for answer in ("", "Não sei, mas posso chamar uma pessoa da equipe.", "O colchão custa R$ 690.", "Olá!"):
             assert sum(case.right(answer) for case in cases) / len(cases) < 0.35
 
-    def test_batches_answer_as_one_by_one(self, base):
-        model, tokenizer = evaluate.load_merged(base, None)
-        prompts = [dialogue.messages for dialogue in corpus(3)]
-        together = evaluate.answer_all(model, tokenizer, prompts)
-        assert together == [evaluate.answer_all(model, tokenizer, [prompt])[0] for prompt in prompts]
-
     def test_a_random_model_reaches_no_goal_and_its_card_says_so(self, base, adapter):
         arguments = ["--base", str(base), "--adapter", str(adapter), "--share", "0.03", "--json", "--seal"]
         result = CliRunner().invoke(evaluate.main, arguments)
