@@ -10,13 +10,14 @@ from pathlib import Path
 
 from sqlalchemy import select
 
-from bot.wiring import embeddings, need_database
+from bot.wiring import need_database
 from core import artifacts, events, knowledge, registry, shop
 from core.db import get_engine, transaction
 from core.errors import Conflict, ModelUnavailable
 from core.prompts import LANGUAGES
 from core.settings import EMBEDDED, Settings
 from core.tables import AdapterVersion
+from integrations.openai.embeddings import embeddings_of
 from integrations.supabase import artifact_store
 
 log = logging.getLogger(__name__)
@@ -51,7 +52,7 @@ def seed_knowledge(settings: Settings) -> None:
 
 def embed_knowledge(settings: Settings, report: Callable[[int], None] = lambda done: None) -> int:
     """Give every passage without one its vector; returns how many."""
-    engine, embedder = get_engine(need_database(settings)), embeddings(settings)
+    engine, embedder = get_engine(need_database(settings)), embeddings_of(settings)
     if embedder is None:
         return 0
     done = knowledge.reembed(

@@ -18,15 +18,13 @@ from core.db import get_engine
 from core.errors import DoorClosed, SettingError
 from core.messages import InboundMessage, Limits, Outgoing
 from core.redact import Redactor
-from core.settings import EMBEDDED, Settings, get_settings
+from core.settings import Settings, get_settings
 from integrations.langsmith.tracing import Tracer
-from integrations.openai.embeddings import Embeddings
+from integrations.openai.embeddings import Embeddings, embeddings_of
 from integrations.redis.queue import connect
 from integrations.supabase import artifact_store
 
 log = logging.getLogger(__name__)
-
-EMBEDDED_EMBEDDER = "minilm-pt"
 
 
 class ChannelClient(Protocol):
@@ -99,7 +97,7 @@ def build(settings: Settings) -> Awake:
         heartbeat=Heartbeat(engine, settings.lease_seconds),
         router=Router(engine, settings.timezone, holdback=settings.holdback_share, solicit=settings.solicited_share),
         models=Models(settings, engine, store),
-        embeddings=embeddings(settings),
+        embeddings=embeddings_of(settings),
         web=(web := WebClient(client)),
         tracer=Tracer(
             key=settings.langsmith_api_key.get_secret_value() if settings.langsmith_api_key else None,
@@ -161,20 +159,6 @@ def slack_tokens(settings: Settings) -> Callable[[str], str]:
     assert settings.slack_client_secret
     secret = settings.slack_client_secret.get_secret_value()
     return Installations(get_engine(need_database(settings)), secret=secret, default=only or None).token
-
-
-def embeddings(settings: Settings) -> Embeddings | None:
-    """Our own model server's vectors, or OpenAI's where EMBEDDING_MODEL says `openai:NAME`."""
-    name = settings.embedding_model
-    if name.startswith("openai:"):
-        key = settings.openai_api_key
-        return Embeddings(
-            url=settings.openai_base_url, key=key.get_secret_value() if key else None,
-            model=name.removeprefix("openai:"), name=name,
-        )  # fmt: skip
-    key = settings.local_model_key
-    name = EMBEDDED_EMBEDDER if name == EMBEDDED else name
-    return Embeddings(url=settings.local_model_url, key=key.get_secret_value() if key else None, model=name, name=name)
 
 
 def need_database(settings: Settings) -> str:

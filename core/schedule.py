@@ -30,7 +30,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 class Schedule(BaseModel):
-    """One context's nights.
+    """One context's nights. What has no default here is a setting of the deployment (`schedule_of`).
 
     Attributes:
         weekday, day: of a weekly and a monthly night; a month that is too short takes its last day.
@@ -47,16 +47,16 @@ class Schedule(BaseModel):
     every: Literal["day", "week", "month"] = "day"
     weekday: Weekday = "sunday"
     day: int = Field(1, ge=1, le=31)
-    hours: str = "02:00-06:00"
-    timezone: str = "America/Sao_Paulo"
-    idle_minutes: float = Field(15.0, ge=0)
-    minimum: int = Field(20, ge=1)
-    strategy: str = "mas+replay"
-    max_minutes: float = Field(240.0, gt=0)
-    max_examples: int = Field(2_000, ge=1)
-    max_cost: float | None = Field(None, gt=0)
-    cost_per_hour: float = Field(0.0, ge=0)
-    deep_every: Literal["never", "week", "month"] = "week"
+    hours: str
+    timezone: str
+    idle_minutes: float = Field(ge=0)
+    minimum: int = Field(ge=1)
+    strategy: str
+    max_minutes: float = Field(gt=0)
+    max_examples: int = Field(ge=1)
+    max_cost: float | None = Field(gt=0)
+    cost_per_hour: float = Field(ge=0)
+    deep_every: Literal["never", "week", "month"]
 
     @field_validator("hours")
     @classmethod

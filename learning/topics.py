@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.errors import NpllmError
-from core.settings import EMBEDDED, Settings
+from core.settings import Settings
 from core.text import fold, words
-from integrations.openai.embeddings import Embeddings
+from integrations.openai.embeddings import embeddings_of
 
 log = logging.getLogger(__name__)
 
@@ -55,17 +55,10 @@ def find_topics(questions: Sequence[str], vectors: NDArray[np.float64], *, seed:
 
 def embed(questions: Sequence[str], settings: Settings) -> tuple[NDArray[np.float64], str]:
     """Vectors of length 1, and which model they are of."""
-    name = settings.embedding_model
-    if name.startswith("openai:"):
-        url, secret, model = settings.openai_base_url, settings.openai_api_key, name.removeprefix("openai:")
-    else:
-        url, secret = settings.local_model_url, settings.local_model_key
-        model = "minilm-pt" if name == EMBEDDED else name
-    key = secret.get_secret_value() if secret else None
+    client = embeddings_of(settings)
     try:
-        client = Embeddings(url=url, key=key, model=model, name=model)
         vectors = [client.embed(questions[start : start + 64]) for start in range(0, len(questions), 64)]
-        return _unit(np.array([row for part in vectors for row in part], dtype=np.float64)), model
+        return _unit(np.array([row for part in vectors for row in part], dtype=np.float64)), client.name
     except NpllmError as error:
         log.warning("Topics come from letters alone: %s", error)
         return letters(questions), "letters"

@@ -161,13 +161,12 @@ def model(settings: Settings) -> Iterator[Finding]:
 
 
 def embeddings(settings: Settings) -> Iterator[Finding]:
-    from bot.wiring import embeddings as client_of
+    from integrations.openai.embeddings import embeddings_of
 
     try:
-        client = client_of(settings)
-        if client is not None:
-            dimension = len(client.embed(["olá"])[0])
-            yield Finding("ok", "embeddings", f"{client.name}, {dimension} dimensions")
+        client = embeddings_of(settings)
+        dimension = len(client.embed(["olá"])[0])
+        yield Finding("ok", "embeddings", f"{client.name}, {dimension} dimensions")
     except NpllmError as error:
         yield Finding(
             "warn", "embeddings", f"{error.message} Passages are found by their words alone.", error.next_step

@@ -8,10 +8,10 @@ import click
 from bot.cli.common import as_json_option, context_option, print_json, print_table, session, settings
 from bot.recall import embed, language_of
 from bot.seed import embed_knowledge
-from bot.wiring import embeddings
 from core import knowledge as store
 from core.errors import BadInput, ModelUnavailable
 from core.prompts import LANGUAGES
+from integrations.openai.embeddings import embeddings_of
 
 
 @click.group()
@@ -62,7 +62,7 @@ def list_(context: str, limit: int, as_json: bool) -> None:
 @as_json_option
 def search(question: str, context: str, limit: int, as_json: bool) -> None:
     """What the bot would find for a question."""
-    client = embeddings(settings())
+    client = embeddings_of(settings())
     vector = embed(client, question)
     with session() as db:
         hits = store.search(

@@ -65,9 +65,9 @@ def model(port: int, fetch: bool) -> None:
         click.echo(f"{base.name} ({base.revision[:19]}…) in {base.path}")
         return
     from bot.logs import set_up
-    from bot.wiring import EMBEDDED_EMBEDDER
     from core.parent import end_with_parent
     from integrations.huggingface import server
+    from integrations.openai.embeddings import EMBEDDED_EMBEDDER
 
     set_up("model", settings.log_level)
     end_with_parent()

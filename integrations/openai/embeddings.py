@@ -7,7 +7,9 @@ from threading import Lock
 import openai
 
 from core.errors import ModelUnavailable
+from core.settings import EMBEDDED, Settings
 
+EMBEDDED_EMBEDDER = "minilm-pt"  # what our own model server calls it
 _CACHED = 2048
 
 
@@ -48,3 +50,14 @@ class Embeddings:
             while len(self._known) > _CACHED:
                 self._known.popitem(last=False)
         return vectors
+
+
+def embeddings_of(settings: Settings) -> Embeddings:
+    """Our own model server's vectors, or OpenAI's where EMBEDDING_MODEL says `openai:NAME`."""
+    name = settings.embedding_model
+    if name.startswith("openai:"):
+        url, secret, model = settings.openai_base_url, settings.openai_api_key, name.removeprefix("openai:")
+    else:
+        url, secret = settings.local_model_url, settings.local_model_key
+        model = name = EMBEDDED_EMBEDDER if name == EMBEDDED else name
+    return Embeddings(url=url, key=secret.get_secret_value() if secret else None, model=model, name=name)

@@ -1,6 +1,7 @@
 """When contexts sleep: windows over midnight, weeks and months, clocks that are put forward and back."""
 
 from datetime import UTC, date, datetime, timedelta
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -12,8 +13,12 @@ from core.settings import Settings
 SAO_PAULO, NEW_YORK = ZoneInfo("America/Sao_Paulo"), ZoneInfo("America/New_York")
 
 
+def sleeps(**own: Any) -> Schedule:
+    return schedule_of(Settings(), "support", own)
+
+
 def test_a_window_past_midnight_is_one_night() -> None:
-    schedule = Schedule(hours="22:00-06:00")
+    schedule = sleeps(hours="22:00-06:00")
     evening = datetime(2026, 11, 2, 23, 30, tzinfo=SAO_PAULO)
     assert schedule.night_of(evening) == schedule.night_of(evening + timedelta(hours=5)) == date(2026, 11, 2)
     assert schedule.night_of(evening + timedelta(hours=7)) is None
@@ -27,7 +32,7 @@ def test_hours_that_are_none_are_refused(hours: str) -> None:
 
 @pytest.mark.parametrize("month", [3, 11])  # forward on 8 March 2026, back on 1 November 2026
 def test_a_clock_that_is_put_forward_or_back_makes_one_night_a_date(month: int) -> None:
-    schedule = Schedule(hours="01:00-04:00", timezone="America/New_York")
+    schedule = sleeps(hours="01:00-04:00", timezone="America/New_York")
     start = datetime(2026, month, 1, tzinfo=UTC)
     nights: list[date] = []
     for minute in range(0, 14 * 24 * 60, 5):
@@ -40,7 +45,7 @@ def test_a_clock_that_is_put_forward_or_back_makes_one_night_a_date(month: int) 
 
 
 def test_a_weekly_night_that_an_outage_swallowed_is_caught_up() -> None:
-    schedule = Schedule(every="week", weekday="sunday")
+    schedule = sleeps(every="week", weekday="sunday")
     sunday = date(2026, 11, 1)
     assert sunday.weekday() == 6
     assert not schedule.is_due(sunday - timedelta(days=1), last=sunday - timedelta(days=7))
@@ -51,16 +56,16 @@ def test_a_weekly_night_that_an_outage_swallowed_is_caught_up() -> None:
 
 
 def test_a_monthly_night_takes_the_last_day_of_a_short_month() -> None:
-    schedule = Schedule(every="month", day=31)
+    schedule = sleeps(every="month", day=31)
     assert schedule.last_due(date(2026, 2, 28)) == date(2026, 2, 28)
     assert schedule.last_due(date(2026, 2, 27)) == date(2026, 1, 31)
     assert schedule.last_due(date(2026, 1, 30)) == date(2025, 12, 31)
 
 
 def test_cost_is_another_limit_of_the_time() -> None:
-    assert Schedule(max_minutes=60).seconds == 3600
-    assert Schedule(max_minutes=60, max_cost=1.0, cost_per_hour=4.0).seconds == 900
-    assert Schedule(max_minutes=10, max_cost=1.0, cost_per_hour=4.0).seconds == 600
+    assert sleeps(max_minutes=60).seconds == 3600
+    assert sleeps(max_minutes=60, max_cost=1.0, cost_per_hour=4.0).seconds == 900
+    assert sleeps(max_minutes=10, max_cost=1.0, cost_per_hour=4.0).seconds == 600
 
 
 def test_overrides_win_over_the_preset_and_the_preset_over_the_settings() -> None:
