@@ -17,79 +17,27 @@ import logging
 import shutil
 import time
 import uuid
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Engine, func, select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from core import artifacts, events, registry
 from core.db import get_engine, transaction
 from core.errors import NightError, SettingError
 from core.memory import give_back
-from core.schedule import Schedule, schedule_of
 from core.settings import Settings
 from core.tables import AdapterVersion, ConsolidationRun, Evaluation, TrainingExample, now
-from integrations.huggingface.embedded_base import BaseModel, resolve_base
 from integrations.huggingface.spare_cores import SpareCores
-from integrations.supabase import artifact_store
-from learning import replay
+from learning import record, replay
 from learning.claims import MAX_ATTEMPTS, Claim
 from learning.curate import curate, to_example
+from learning.night import Material, Night, material_of, open_night
 from learning.starter import courtesy
 from learning.starter.seed import ensure_starter_examples
-from learning.strategies import Strategy, find
 
 log = logging.getLogger(__name__)
-
-KNOWN = 8  # rows that the champion's importance is estimated from where its night left none: each costs half a second
-OLD_HOLDOUT = 36  # rows of earlier hold-outs that retention is measured on
-
-
-@dataclass
-class Night:
-    """What the stages share.
-
-    Attributes:
-        champion: serves now; the challenger is judged against it.
-        parent: whose weights are continued: the champion, or in a deep night the starter adapter (nobody's examples).
-    """
-
-    settings: Settings
-    engine: Engine
-    store: registry.ArtifactStore
-    claim: Claim
-    context: str
-    strategy: Strategy
-    seed: int
-    minimum: int
-    schedule: Schedule
-    base: BaseModel
-    folder: Path
-    champion: AdapterVersion | None
-    parent: AdapterVersion | None
-
-    @property
-    def sealed(self) -> Path:
-        return self.folder / "version"
-
-
-@dataclass(frozen=True)
-class Material:
-    """Examples of one night, as rows of the table out of their session.
-
-    Attributes:
-        share: of a night's training that is replayed.
-        known: a few that stand for what the champion knows, where it left no importance.
-    """
-
-    new: list[TrainingExample]
-    held_out: list[TrainingExample]
-    replayed: list[TrainingExample]
-    share: float
-    old_held_out: list[TrainingExample]
-    known: list[TrainingExample]
 
 
 def consolidate(run_id: uuid.UUID, settings: Settings) -> str:
@@ -106,7 +54,7 @@ def consolidate(run_id: uuid.UUID, settings: Settings) -> str:
         attempts = _count_attempt(claim)
         if attempts > MAX_ATTEMPTS:
             return _end(claim, "failed", [f"It ended {MAX_ATTEMPTS} times without a result; see the worker's log."])
-        return _stages(_open(claim, engine, settings))
+        return _stages(open_night(claim, engine, settings))
     except NightError as error:
         log.warning("The night stopped: %s", error)
         return _end(claim, "failed", [str(error)])
@@ -116,7 +64,7 @@ def consolidate(run_id: uuid.UUID, settings: Settings) -> str:
 
 def _stages(night: Night) -> str:
     _curate(night)
-    material = _material(night)
+    material = material_of(night)
     if len(material.new) < night.minimum:
         reason = f"{len(material.new)} new examples, {night.minimum} are needed."
         return _end(night.claim, "skipped", [reason], keep_examples=False)
@@ -124,45 +72,6 @@ def _stages(night: Night) -> str:
         _train(night, material)
         give_back()
     return _judge_and_publish(night, material)
-
-
-def _open(claim: Claim, engine: Engine, settings: Settings) -> Night:
-    with transaction(engine) as session:
-        run = claim.fence(session)
-        champion = registry.champion(session, run.context)
-        context, strategy, seed, options = run.context, find(run.strategy), run.seed, run.options
-        row = registry.get_context(session, context)
-        schedule = schedule_of(settings, row.preset, row.overrides)
-        events.record(session, "learning.triggered", context=context, run=str(run.id), strategy=strategy.name)
-        starter = session.scalar(
-            select(AdapterVersion).where(
-                AdapterVersion.context == run.context, AdapterVersion.source == "starter",
-                AdapterVersion.state == "registered",
-            )
-        )  # fmt: skip
-    base = resolve_base(settings.base_model, settings.data_dir)
-    if champion is not None and champion.base_revision != base.revision:
-        log.warning("The champion belongs to another base: this night begins with a fresh adapter.")
-        champion = None
-    if starter is not None and starter.base_revision != base.revision:
-        starter = None
-    folder = settings.data_dir / "nights" / str(claim.run_id)
-    folder.mkdir(parents=True, exist_ok=True)
-    return Night(
-        settings=settings,
-        engine=engine,
-        store=artifact_store(settings),
-        claim=claim,
-        context=context,
-        strategy=strategy,
-        seed=seed,
-        minimum=int(options.get("minimum") or schedule.minimum),
-        schedule=schedule,
-        base=base,
-        folder=folder,
-        champion=champion,
-        parent=starter if strategy.afresh else champion,
-    )
 
 
 def _curate(night: Night) -> None:
@@ -176,38 +85,6 @@ def _curate(night: Night) -> None:
                 session, night.context, run.id, night.settings, seed=night.seed, limit=night.schedule.max_examples
             )
             run.stage = "curated"
-
-
-def _material(night: Night) -> Material:
-    with transaction(night.engine) as session:
-        mine = session.scalars(
-            select(TrainingExample)
-            .where(TrainingExample.run_id == night.claim.run_id, TrainingExample.dropped.is_(None))
-            .order_by(TrainingExample.sha256)
-        ).all()
-        new = [example for example in mine if example.split == "train"]
-        held_out = [example for example in mine if example.split == "holdout"]
-        earlier = replay.buffer(session, night.context, before=night.claim.run_id)
-        drawn: list[TrainingExample] = []
-        share = 0.0
-        if night.strategy.afresh:
-            new = [*new, *earlier]
-        elif night.strategy.replay:
-            share = replay.share_for(night.settings.replay_share, _retentions(session, night.context))
-            count = replay.count_for(len(new), share) * night.settings.epochs
-            drawn = replay.draw(earlier, count, seed=night.seed)
-        old = session.scalars(
-            select(TrainingExample).where(
-                TrainingExample.context == night.context, TrainingExample.split == "holdout",
-                TrainingExample.dropped.is_(None), TrainingExample.run_id.is_distinct_from(night.claim.run_id),
-            )
-        ).all()  # fmt: skip
-        if night.strategy.afresh and not held_out:  # after an erasure, say: nothing is new, everything is learned again
-            held_out = list(old)
-        return Material(
-            new, held_out, drawn, share,
-            replay.draw(old, OLD_HOLDOUT, seed=night.seed), replay.draw(earlier, KNOWN, seed=night.seed),
-        )  # fmt: skip
 
 
 def _train(night: Night, material: Material) -> None:
@@ -262,7 +139,7 @@ def _train(night: Night, material: Material) -> None:
     if result.out_of_time:
         limit = f"It stopped at its limit of {night.schedule.seconds / 60:.0f} minutes"
         night.claim.tell(stopped=f"{limit}, after step {len(result.losses)} of {result.steps}.")
-    facts = _facts(night, material) | {
+    facts = record.provenance(night, material) | {
         "training": {**dataclasses.asdict(recipe), "seconds": round(result.seconds, 1), "steps": result.steps,
                      "best_step": result.best_step, "penalty_share": round(result.penalty_share, 4),
                      "strength": strength if night.strategy.penalty else None},
@@ -274,7 +151,7 @@ def _train(night: Night, material: Material) -> None:
 
     seal(
         adapted, night.sealed, importance=learned.memory.importance, fast=learned.memory.fast, facts=facts,
-        card=_card(night, material),
+        card=record.card(night, material),
     )  # fmt: skip
     with transaction(night.engine) as session:
         night.claim.fence(session).stage = "trained"
@@ -311,20 +188,6 @@ def _strength(night: Night) -> float:
     return strength_of(night.base.name, night.strategy)
 
 
-def _retentions(session: Session, context: str) -> list[float]:
-    """What earlier nights' challengers kept on earlier hold-outs, newest first."""
-    query = (
-        select(Evaluation.value)
-        .join(ConsolidationRun, ConsolidationRun.id == Evaluation.run_id)
-        .where(
-            ConsolidationRun.context == context, Evaluation.suite == "retention", Evaluation.metric == "accuracy_share"
-        )
-        .order_by(Evaluation.created_at.desc())
-        .limit(30)
-    )
-    return list(session.scalars(query))
-
-
 def _judge_and_publish(night: Night, material: Material) -> str:
     from learning import gate
 
@@ -339,15 +202,14 @@ def _judge_and_publish(night: Night, material: Material) -> str:
         courtesy.checks(assistant=night.settings.assistant_name, business=night.settings.business_name),
         threads=night.settings.training_threads or 2,
     )  # fmt: skip
+    groups = [[record.group_of(example) for example in rows] for rows in (material.held_out, material.old_held_out)]
+    ages = [record.age_in_words(example) for example in material.old_held_out]
     verdict = gate.judge(
-        new=gate.Compared(challenger[0], champion[0], base[0], [_group(example) for example in material.held_out]),
-        old=gate.Compared(
-            challenger[1], champion[1], base[1], [_group(example) for example in material.old_held_out],
-            [_age(example) for example in material.old_held_out],
-        ),
+        new=gate.Compared(challenger[0], champion[0], base[0], groups[0]),
+        old=gate.Compared(challenger[1], champion[1], base[1], groups[1], ages),
         target=night.settings.retention_target,
         courtesies=(polite["challenger"], polite["champion"]),
-    )  # fmt: skip
+    )
     figures = {
         "gain": verdict.gain.mean,
         "gain_low": verdict.gain.low,
@@ -356,7 +218,7 @@ def _judge_and_publish(night: Night, material: Material) -> str:
         "gain_retention": verdict.gain_retention,
     }
     night.claim.tell(**{name: round(value, 4) for name, value in figures.items() if value is not None})
-    evaluations = _rows(night, verdict, champion, challenger)
+    evaluations = record.evaluations(night, verdict, champion, challenger)
     if not verdict.accepted:
         return _end(night.claim, "refused", verdict.reasons, evaluations=evaluations)
     return _register(night, material, evaluations)
@@ -471,83 +333,3 @@ def _count_attempt(claim: Claim) -> int:
         attempts = int(run.progress.get("attempts", 0)) + 1
         run.progress = {**run.progress, "attempts": attempts}
         return attempts
-
-
-def _facts(night: Night, material: Material) -> dict[str, Any]:
-    """The manifest's provenance: whose examples are in these weights, its ancestors' included."""
-    inherited: set[str] = set()
-    lineage: list[str] = []
-    if night.parent is not None:
-        parent = night.parent.manifest
-        if night.parent.source != "starter":  # the starter's are generated: its manifest counts them
-            inherited = {*parent.get("examples", []), *parent.get("inherited_examples", [])}
-        lineage = [*parent.get("lineage", []), night.parent.sha256]
-    trained = {example.sha256 for example in [*material.new, *material.replayed]}
-    return {
-        "base": {"model": night.base.name, "revision": night.base.revision},
-        "context": night.context,
-        "run": str(night.claim.run_id),
-        "parent": night.parent.name if night.parent else None,
-        "lineage": lineage,
-        "strategy": night.strategy.name,
-        "seed": night.seed,
-        "created_at": now().isoformat(timespec="seconds"),
-        "examples": sorted(trained),
-        "inherited_examples": sorted(inherited - trained),
-        "counts": {"new": len(material.new), "replayed": len(material.replayed), "held_out": len(material.held_out)},
-    }
-
-
-def _card(night: Night, material: Material) -> str:
-    parent = night.parent.name if night.parent else "the frozen base"
-    counts = f"{len(material.new)} new and {len(material.replayed)} replayed examples"
-    return (
-        f"# An adapter of the context '{night.context}'\n\n"
-        f"LoRA on {night.base.name} ({night.base.revision}), trained by the night {night.claim.run_id} from {parent}"
-        f" with strategy `{night.strategy.name}`, seed {night.seed}: {counts}. `manifest.json` lists their hashes, its"
-        " ancestors' and the SHA-256 of every file here.\n"
-    )
-
-
-def _rows(night: Night, verdict: Any, champion: Any, challenger: Any) -> list[Evaluation]:
-    """Every figure the decision was made from."""
-
-    def row(
-        suite: str,
-        metric: str,
-        value: float,
-        examples: int,
-        low: float | None = None,
-        high: float | None = None,
-        **details: Any,
-    ) -> Evaluation:  # noqa: E501
-        return Evaluation(
-            run_id=night.claim.run_id, suite=suite, metric=metric, value=value, lower=low, upper=high,
-            examples=examples, details=details,
-        )  # fmt: skip
-
-    gain, kept = verdict.gain, verdict.kept
-    return [
-        row("gain", "loss_difference", gain.mean, gain.rows, gain.low, gain.high,
-            champion=champion[0].losses, challenger=challenger[0].losses),
-        row("retention", "loss_difference", kept.mean, kept.rows, kept.low, kept.high,
-            champion=champion[1].losses, challenger=challenger[1].losses),
-        row("retention", "accuracy_share", verdict.retention, kept.rows, by_age=verdict.by_age),
-        row("retention", "loss_rise", verdict.rise[0], kept.rows, None, verdict.rise[1]),
-        row("gain", "loss_difference_to_base", verdict.over_base.mean, gain.rows, verdict.over_base.low,
-            verdict.over_base.high),
-        *([] if verdict.gain_retention is None else [
-            row("retention", "gain_share", verdict.gain_retention, kept.rows)
-        ]),
-        *[row("courtesy", name, passed / max(asked, 1), asked) for name, passed, asked in verdict.courtesy],
-    ]  # fmt: skip
-
-
-def _group(example: TrainingExample) -> str:
-    return str(example.customer_id or example.sha256)
-
-
-def _age(example: TrainingExample) -> str:
-    from learning.gate import age_of
-
-    return age_of((now() - example.created_at).total_seconds() / 86400, generated=example.source == "starter")
