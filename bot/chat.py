@@ -15,64 +15,31 @@ remembered on its ledger row, and a reply is unique per message it answers.
 import logging
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
-from typing import Any
 
 from sqlalchemy import select, update
-from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from bot import guardrails, handover, media, outbox, people, signals, units
+from bot import guardrails, handover, media, outbox, people, signals
+from bot.answers import Generated, Turn, handled, save, version_of
 from bot.lanes import Lease
 from bot.recall import Recalled, embed, language_of, recall, recent_turns, search_text
-from bot.router import BASE, Route, Served
+from bot.router import Route, Served
 from bot.slack.live import begin
 from bot.wiring import Awake
 from core import events
 from core.db import transaction
 from core.errors import NpllmError
-from core.messages import InboundMessage, Verdict, feedback_button
-from core.plans import Audience
+from core.messages import InboundMessage
 from core.prompts import Language, chat_messages
-from core.tables import Conversation, InboundEvent, Message, OutboxItem, new_id, now
-from core.text import split_text
+from core.tables import Conversation, InboundEvent, Message, new_id, now
 from integrations.openai.model import Reply
 
 log = logging.getLogger(__name__)
 
 READABLE = frozenset({"text"})
-SILENT = "silent"  # handled without an answer
-
-
-@dataclass(frozen=True)
-class Turn:
-    """What one incoming message leads to; ids only, so that nothing is held over the model call."""
-
-    message: InboundMessage
-    message_id: uuid.UUID
-    customer_id: uuid.UUID
-    conversation_id: uuid.UUID
-    context: str
-    language: Language
-    ask_consent: bool
-    audience: Audience = "all"
-    fixed_reply: str | None = None
-    kind: str = "text"
-    together: tuple[int, ...] = ()  # events of earlier messages that this turn answers too
-
-
-@dataclass(frozen=True)
-class Generated:
-    """A guarded reply and who gave it."""
-
-    text: str
-    served: Served | None
-    reply: Reply | None
-    flags: tuple[str, ...]
-    failures: tuple[str, ...]
-    shown: dict[str, Any] = field(default_factory=dict)  # what the channel showed of it already, for the outbox
 
 
 def take_turn(
@@ -112,7 +79,7 @@ def take_turn(
     generated = generate(awake, turn, route, found, on_text=live or awake.web.writer(turn.message))
     if live is not None:
         generated = replace(generated, shown=live.state())
-    awake.tracer.trace(turn.context, turn.message.text, found.passages, generated.text, _version(generated.served))
+    awake.tracer.trace(turn.context, turn.message.text, found.passages, generated.text, version_of(generated.served))
     save(awake, event_id, turn, lane, generated, route, found)
 
 
@@ -133,7 +100,7 @@ def _still_due(awake: Awake, turns: list[tuple[int, Turn]], lane: Lease) -> list
         refusal = "opted out" if customer.opted_out_at is not None else "with a person" if state == "person" else None
         if refusal is not None:
             for event_id, _ in turns:
-                _handled(session.get_one(InboundEvent, event_id), refusal)
+                handled(session.get_one(InboundEvent, event_id), refusal)
             return []
         ask = people.should_ask_consent(customer, turns[-1][1].message.channel)
     return [(event_id, replace(turn, ask_consent=turn.ask_consent and ask)) for event_id, turn in turns]
@@ -166,10 +133,10 @@ def receive(awake: Awake, event_id: int, message: InboundMessage, lane: Lease) -
             )
         )  # fmt: skip
         if known is not None and event.outcome != f"received:{known.id}":
-            _handled(event, "repeat")
+            handled(event, "repeat")
             return None
         if message.address.get("ambient") and not _is_our_thread(session, lane.lane):
-            _handled(event, "not for us")
+            handled(event, "not for us")
             return None
         conversation = people.conversation_of(
             session, message, customer, lane.lane, idle_hours=settings.conversation_idle_hours
@@ -194,17 +161,17 @@ def receive(awake: Awake, event_id: int, message: InboundMessage, lane: Lease) -
         if word == "out":
             customer.opted_out_at = now()
             outbox.withdraw(session, customer.id)
-            _handled(event, "opted out")
+            handled(event, "opted out")
             return None
         if word == "in" and customer.opted_out_at is not None:
             customer.opted_out_at = None
-            _handled(event, "opted in")
+            handled(event, "opted in")
             return None
         if word == "no_training":
             people.set_consent(session, customer.id, False)
             _forbid_training(session, customer.id)
         if customer.opted_out_at is not None:
-            _handled(event, "opted out")
+            handled(event, "opted out")
             return None
         if word == "no_training":
             return replace(turn, fixed_reply=people.NO_CONSENT[language], kind="consent", ask_consent=False)
@@ -218,14 +185,14 @@ def receive(awake: Awake, event_id: int, message: InboundMessage, lane: Lease) -
         if conversation.state == "person":
             if handover.wants_bot(message.text):
                 return replace(turn, fixed_reply=handover.BACK[language], kind="back", ask_consent=False)
-            _handled(event, "with a person")
+            handled(event, "with a person")
             return None
         if handover.wants_person(message.text) or handover.takes_offer(session, conversation, message.text):
             text = handover.sentence(settings, language)
             return replace(turn, fixed_reply=text, kind="handover", ask_consent=False)
         if not message.text:
             if message.kind in READABLE:
-                _handled(event, "blank")
+                handled(event, "blank")
                 return None
             return replace(turn, fixed_reply=guardrails.CANNOT_READ[language], kind="notice", ask_consent=False)
         return turn
@@ -291,36 +258,6 @@ def generate(
     return Generated(guardrails.TROUBLE[turn.language], None, None, ("no_model",), tuple(failures))
 
 
-def save(
-    awake: Awake,
-    event_id: int,
-    turn: Turn,
-    lane: Lease,
-    generated: Generated,
-    route: Route | None,
-    found: Recalled,
-) -> None:
-    """Reply, outbox rows, assignment and the ledger's "handled": all of them, or none."""
-    with transaction(awake.engine) as session:
-        lane.fence(session)
-        event = session.get_one(InboundEvent, event_id)
-        if event.handled_at is not None:
-            return
-        conversation = session.get_one(Conversation, turn.conversation_id)
-        answer = _save_reply(session, turn, conversation, generated, route, found, awake.settings.token_prices)
-        asked = route is not None and _count(session, turn, route, generated)
-        _put_in_outbox(awake, session, turn, conversation, answer, shown=generated.shown, ask_rating=asked)
-        if turn.kind == "handover":
-            handover.ask(session, awake.settings, conversation, by="customer", said=turn.message.text)
-        elif turn.kind == "back":
-            handover.give_back_conversation(session, conversation, by="customer")
-        if turn.ask_consent:
-            _ask_consent(awake, session, turn, conversation)
-        _handled(event, f"answered:{answer.id}")
-        for other in turn.together:
-            _handled(session.get_one(InboundEvent, other), f"answered together:{answer.id}")
-
-
 def _save_incoming(session: Session, message: InboundMessage, conversation: Conversation, awake: Awake) -> Message:
     customer = conversation.customer_id
     person = session.get_one(people.Customer, customer)
@@ -354,142 +291,6 @@ def _save_incoming(session: Session, message: InboundMessage, conversation: Conv
     return saved
 
 
-def _save_reply(
-    session: Session,
-    turn: Turn,
-    conversation: Conversation,
-    generated: Generated,
-    route: Route | None,
-    found: Recalled,
-    prices: Mapping[str, tuple[float, float]],
-) -> Message:
-    reply, served = generated.reply, generated.served
-    left = units.left_version(session, conversation.id) if served else None
-    asked = session.get_one(Message, turn.message_id)
-    if turn.together:
-        asked.text = turn.message.text  # what is learned from is the whole question and its answer
-    answer = Message(
-        id=new_id(),
-        conversation_id=conversation.id,
-        customer_id=conversation.customer_id,
-        context=conversation.context,
-        channel=conversation.channel,
-        direction="out",
-        role="bot",
-        kind=turn.kind,
-        text=generated.text,
-        in_reply_to=turn.message_id,
-        language=turn.language,
-        consent=asked.consent,
-        version=_version(served),
-        adapter_version_id=served.id if served else None,
-        rollout_id=route.rollout_id if route else None,
-        arm=route.arm if route and served == route.version else None,
-        assignment_probability=route.probability if route and route.rollout_id else None,
-        memories=found.memories,
-        route={
-            "passages": found.passages,
-            "history": [list(pair) for pair in found.history],
-            "flags": list(generated.flags),
-            "failures": list(generated.failures),
-            "said": reply.text if reply and generated.flags else None,
-            **(units.logged(route) if route else {}),
-            **({"left": left} if left else {}),
-        },
-        latency_ms=reply.latency_ms if reply else None,
-        first_token_ms=reply.first_token_ms if reply else None,
-        prompt_tokens=reply.prompt_tokens if reply else None,
-        completion_tokens=reply.completion_tokens if reply else None,
-        cost_usd=cost_of(reply, prices) if reply else None,
-    )
-    session.add(answer)
-    session.flush()
-    if left:  # the transcript shows where a version that was taken back stopped speaking
-        events.record(
-            session, "version.left", context=answer.context, channel=answer.channel, conversation=conversation.id,
-            message=str(answer.id), left=left, version=answer.version,
-        )  # fmt: skip
-    return answer
-
-
-def cost_of(reply: Reply, prices: Mapping[str, tuple[float, float]]) -> float:
-    """Dollars, by TOKEN_PRICES (per million tokens in and out); our own machines' tokens cost nothing."""
-    price_in, price_out = prices.get(reply.model, (0.0, 0.0))
-    return (reply.prompt_tokens * price_in + reply.completion_tokens * price_out) / 1e6
-
-
-def _count(session: Session, turn: Turn, route: Route, generated: Generated) -> bool:
-    """The unit's count; True where the rollout's coin says that this first answer asks for a rating."""
-    failed = generated.served != route.version or "empty" in generated.flags
-    latency = generated.reply.latency_ms if generated.reply else None
-    is_new = units.count_reply(session, turn.customer_id, route, units.Outcome(failed, latency, generated.flags))
-    return is_new and route.solicited
-
-
-def _put_in_outbox(
-    awake: Awake,
-    session: Session,
-    turn: Turn,
-    conversation: Conversation,
-    answer: Message,
-    *,
-    shown: dict[str, Any],
-    ask_rating: bool,
-) -> None:
-    """Every part is a row before anything is sent; buttons stand under the last one, where they fit, else under a
-    short question of their own."""
-    client = awake.channel(conversation.channel)
-    text = f"{answer.text}\n\n{guardrails.ASK_RATING[turn.language]}" if ask_rating else answer.text
-    parts = split_text(text, client.max_text)
-    rateable = answer.kind == "text" and awake.settings.feedback_buttons
-    room = client.limits.text_with_buttons
-    if rateable and room is not None and len(parts[-1]) > room:
-        question = guardrails.ASK_RATING if ask_rating else guardrails.DID_IT_HELP
-        parts = [*split_text(answer.text, client.max_text), question[turn.language]]
-    for number, part in enumerate(parts, 1):
-        payload: dict[str, Any] = {"address": conversation.address, "text": part}
-        if shown and number == 1:
-            payload["extra"] = shown
-        if rateable and number == len(parts):
-            payload["buttons"] = _buttons(str(answer.id), turn.language)[: client.limits.buttons]
-        session.execute(
-            insert(OutboxItem)
-            .values(
-                id=new_id(), message_id=answer.id, conversation_id=conversation.id, in_reply_to=answer.in_reply_to,
-                kind="answer", part=number, parts=len(parts), channel=conversation.channel, lane=conversation.lane,
-                payload=payload,
-            )
-            .on_conflict_do_nothing()
-        )  # fmt: skip
-
-
-def _buttons(answer_id: str, language: Language) -> list[list[str]]:
-    problem = guardrails.PROBLEM[language]
-    shown: list[tuple[Verdict, str]] = [("up", "👍"), ("down", "👎"), ("problem", problem)]
-    return [[feedback_button(answer_id, verdict), title] for verdict, title in shown]
-
-
-def _ask_consent(awake: Awake, session: Session, turn: Turn, conversation: Conversation) -> None:
-    """With the first answer, never alone."""
-    session.execute(
-        update(people.Customer).where(people.Customer.id == turn.customer_id).values(consent_asked_at=now())
-    )
-    question = Message(
-        id=new_id(), conversation_id=conversation.id, customer_id=turn.customer_id, context=turn.context,
-        channel=conversation.channel, direction="out", role="bot", kind="consent",
-        text=people.CONSENT_QUESTION[turn.language], language=turn.language,
-    )  # fmt: skip
-    session.add(question)
-    session.flush()
-    session.add(
-        OutboxItem(
-            message_id=question.id, conversation_id=conversation.id, in_reply_to=turn.message_id, kind="consent",
-            channel=conversation.channel, lane=conversation.lane,
-            payload={"address": conversation.address, "text": question.text},
-        )
-    )  # fmt: skip
-
-
 def _permit_training(session: Session, conversation_id: uuid.UUID) -> None:
     """A yes to the question counts for the conversation it was asked in."""
     session.execute(update(Message).where(Message.conversation_id == conversation_id).values(consent=True))
@@ -503,15 +304,5 @@ def _is_our_thread(session: Session, lane: str) -> bool:
     return session.scalar(select(Conversation.id).where(Conversation.lane == lane).limit(1)) is not None
 
 
-def _handled(event: InboundEvent, outcome: str) -> None:
-    event.handled_at, event.outcome, event.error = now(), outcome, None
-
-
 def _language(value: str | None) -> Language:
     return "en" if value == "en" else "pt"
-
-
-def _version(served: Served | None) -> str | None:
-    if served is None:
-        return None
-    return "base" if served == BASE else served.name

@@ -17,6 +17,7 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from bot import guardrails, rollouts, units, watch
+from bot.rollout_changes import Change, apply
 from bot.router import Served, read_routes
 from bot.wiring import Awake
 from core.db import transaction
@@ -148,10 +149,10 @@ def switch(awake: Awake, context: str) -> None:
             return
         weight = Plan.from_json(current.plan).stages[current.stage].weight
         reason = f"{len(SMOKE)} smoke and {len(shadowed)} shadowed questions were answered well."
-        change = rollouts.Change(
+        change = Change(
             "switch", rollouts.CONTROLLER, reason, "running", "rollout.advanced", stage=current.stage, weight=weight
         )
-        rollouts.apply(session, current, change)
+        apply(session, current, change)
 
 
 def _keep_loaded(awake: Awake, live: list[Served]) -> None:

@@ -15,6 +15,7 @@ from sqlalchemy import Text, cast, delete, or_, select
 from sqlalchemy.orm import Session
 
 from bot import people, rollouts
+from bot.rollout_changes import Change, apply
 from core import events, registry
 from core.errors import NotFound
 from core.tables import (
@@ -196,8 +197,8 @@ def _retire(session: Session, learned: set[str], done: Erased, *, actor: str) ->
 
 def _stop(session: Session, rollout: Rollout, actor: str) -> None:
     reason = "A version in it learned from a person who asked for erasure."
-    change = rollouts.Change("abort", actor, reason, "aborted", "rollout.rolled_back", weight=0.0)
-    rollouts.apply(session, rollout, change)
+    change = Change("abort", actor, reason, "aborted", "rollout.rolled_back", weight=0.0)
+    apply(session, rollout, change)
 
 
 def _audit(session: Session, verb: str, ids: list[uuid.UUID], done: Erased, *, actor: str) -> None:

@@ -5,17 +5,17 @@ or two operators one wins, and no state exists without a row that says who made 
 """
 
 import secrets
-import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Any
 
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from bot import units
 from bot.alerts import raise_alert
+from bot.rollout_changes import Change, apply, audit, crown, facts_of, note, quarantine
 from bot.router import holdback_of
 from core import events, registry
 from core.errors import Conflict, NotFound
@@ -25,22 +25,6 @@ from core.tables import AdapterVersion, Context, Rollout, RolloutEvent, now
 
 CONTROLLER = "controller"
 TAKE_BACK = timedelta(minutes=10)  # how long after a promotion `abort` still means it
-EventOf = Literal["rollout.started", "rollout.advanced", "rollout.held", "rollout.promoted", "rollout.rolled_back"]
-
-
-@dataclass(frozen=True)
-class Change:
-    """A new state for a rollout and who wants it."""
-
-    verb: str
-    actor: str
-    reason: str
-    state: str
-    event: EventOf | None = None
-    stage: int | None = None
-    weight: float | None = None
-    evidence: dict[str, Any] | None = None
-    plan: Plan | None = None
 
 
 def start(
@@ -111,10 +95,10 @@ def _announce_start(
     session: Session, rollout: Rollout, version: AdapterVersion, control: AdapterVersion | None, verb: str,
     actor: str, reason: str,
 ) -> None:  # fmt: skip
-    after = _facts(rollout) | {
+    after = facts_of(rollout) | {
         "version": version.name, "against": control.name if control else "base", "plan": rollout.plan["name"],
     }  # fmt: skip
-    _audit(session, rollout, verb, actor, reason, before={}, after=after)
+    audit(session, rollout, verb, actor, reason, before={}, after=after)
     if rollout.state == "running":
         events.record(
             session, "rollout.started", context=rollout.context, rollout=str(rollout.id), actor=actor, **after
@@ -135,7 +119,7 @@ def _supersede(session: Session, context: str, by: str) -> None:
     older.state, older.reason, older.ended_at = "superseded", reason, now()
     older.row_version += 1
     session.flush()
-    _audit(session, older, "supersede", CONTROLLER, reason, {"state": "waiting"}, _facts(older))
+    audit(session, older, "supersede", CONTROLLER, reason, {"state": "waiting"}, facts_of(older))
 
 
 def next_in_line(session: Session, context: str) -> None:
@@ -147,7 +131,7 @@ def next_in_line(session: Session, context: str) -> None:
     if version.state != "registered" or (champion is not None and champion.id == version.id):
         rollout.state, rollout.ended_at = "superseded", now()
         rollout.reason = f"{version.name} is {version.state}" if version.state != "registered" else "it serves already"
-        _audit(session, rollout, "supersede", CONTROLLER, rollout.reason, {"state": "waiting"}, _facts(rollout))
+        audit(session, rollout, "supersede", CONTROLLER, rollout.reason, {"state": "waiting"}, facts_of(rollout))
         return
     control = _control(session, version, rollout.evidence.get("against"))
     values = {
@@ -201,7 +185,7 @@ def resume(session: Session, context: str, *, actor: str, reason: str = "") -> R
     if thawed:
         before = {"state": "frozen", "reason": row.frozen_reason}
         row.frozen_reason, row.watched_since = None, now()
-        _note(session, context, "thaw", actor, reason, before, {"state": "thawed"})
+        note(session, context, "thaw", actor, reason, before, {"state": "thawed"})
     if thawed and current(session, context) is None:
         return None
     return apply(session, require_current(session, context), Change("resume", actor, reason, "running"))
@@ -237,7 +221,7 @@ def promote(session: Session, context: str, *, actor: str, full: bool = False, r
     if full and not reason:
         raise Conflict("Promoting past the evidence needs a reason.", "Add --reason TEXT.")
     if full or rollout.stage + 1 == len(plan.stages):
-        return _crown(session, rollout, actor, reason or "promoted by hand", {})
+        return crown(session, rollout, actor, reason or "promoted by hand", {})
     stage = rollout.stage + 1
     change = Change(
         "promote", actor, reason, "running", "rollout.advanced", stage=stage, weight=plan.stages[stage].weight
@@ -261,7 +245,7 @@ def abort(session: Session, context: str, *, actor: str, reason: str = "") -> Ro
 
 
 def _abort_active(session: Session, rollout: Rollout, actor: str, reason: str) -> Rollout:
-    _quarantine(session, rollout.version_id, f"aborted by {actor}: {reason}".rstrip(": "))
+    quarantine(session, rollout.version_id, f"aborted by {actor}: {reason}".rstrip(": "))
     return apply(session, rollout, Change("abort", actor, reason, "aborted", "rollout.rolled_back", weight=0.0))
 
 
@@ -314,9 +298,9 @@ def _uncrown(session: Session, context: str, target: AdapterVersion | None, verb
     before = {"champion": champion.name if champion else "base"}
     if champion is not None and champion.name != name:
         done = {"undo": "undone", "abort": "aborted"}[verb]
-        _quarantine(session, champion.id, f"{done} by {actor}: {reason}".rstrip(": "))
+        quarantine(session, champion.id, f"{done} by {actor}: {reason}".rstrip(": "))
     session.get_one(Context, context).watched_since = now()
-    _note(session, context, verb, actor, reason, before, {"champion": name, "state": "undone"})
+    note(session, context, verb, actor, reason, before, {"champion": name, "state": "undone"})
     events.record(
         session, "rollout.rolled_back", context=context, actor=actor, champion=name, verb=verb, reason=reason,
         version=before["champion"],
@@ -334,7 +318,7 @@ def retry(session: Session, name: str, *, actor: str, reason: str = "") -> Adapt
     if version.state != "quarantined":
         raise Conflict(f"{name} is {version.state}, not quarantined.", "npllm rollout start begins a rollout.")
     version.state = "registered"
-    _note(
+    note(
         session,
         version.context,
         "retry",
@@ -393,7 +377,7 @@ def act(session: Session, rollout: Rollout, decision: Decision) -> Rollout:
     if frozen is not None and decision.action in ("advance", "promote"):
         decision = replace(decision, action="wait", reasons=[f"Promotions are frozen: {frozen}"])
     if decision.action == "promote":
-        return _crown(session, rollout, CONTROLLER, reason, evidence)
+        return crown(session, rollout, CONTROLLER, reason, evidence)
     if decision.action == "advance":
         stage = rollout.stage + 1
         weight = plan.stages[stage].weight
@@ -411,7 +395,7 @@ def act(session: Session, rollout: Rollout, decision: Decision) -> Rollout:
 
 def roll_back(session: Session, rollout: Rollout, reason: str, evidence: dict[str, Any]) -> Rollout:
     """Weight 0, and the version is quarantined."""
-    _quarantine(session, rollout.version_id, reason)
+    quarantine(session, rollout.version_id, reason)
     change = Change("rollback", CONTROLLER, reason, "rolled_back", "rollout.rolled_back", weight=0.0, evidence=evidence)
     return apply(session, rollout, change)
 
@@ -421,94 +405,7 @@ def _kept(rollout: Rollout) -> dict[str, Any]:
     return {name: rollout.evidence[name] for name in ("mix_checked_at",) if name in rollout.evidence}
 
 
-def apply(session: Session, rollout: Rollout, change: Change) -> Rollout:
-    """Compare-and-set with its audit row.
-
-    Raises:
-        Conflict: the rollout changed since it was read, or has ended (only abort may then say so quietly).
-    """
-    before = _facts(rollout)
-    values: dict[str, Any] = {"state": change.state, "row_version": rollout.row_version + 1}
-    if change.stage is not None:
-        values |= {"stage": change.stage, "stage_started_at": func.now()}
-    if change.weight is not None:
-        values["weight"] = change.weight
-    if change.evidence is not None:
-        values["evidence"] = change.evidence
-    if change.plan is not None:
-        values |= {"plan": change.plan.to_json(), "mode": change.plan.mode}
-    if change.state not in ACTIVE:
-        values |= {"ended_at": func.now(), "reason": change.reason}
-    changed = session.execute(
-        update(Rollout)
-        .where(Rollout.id == rollout.id, Rollout.row_version == rollout.row_version, Rollout.state.in_(ACTIVE))
-        .values(**values)
-    )
-    if changed.rowcount != 1:  # type: ignore[attr-defined]
-        raise Conflict("The rollout changed meanwhile.", "Look at `npllm rollout status` and try again.")
-    session.refresh(rollout)
-    after = _facts(rollout)
-    _audit(session, rollout, change.verb, change.actor, change.reason, before, after, change.evidence)
-    if change.event:
-        events.record(
-            session, change.event, context=rollout.context, rollout=str(rollout.id), actor=change.actor,
-            reason=change.reason, **after,
-        )  # fmt: skip
-    if before["state"] != after["state"]:  # on changes of state only: a rollout that advances tells nobody
-        version = session.get_one(AdapterVersion, rollout.version_id).name
-        kind = change.event or f"rollout.{change.state}"
-        raise_alert(
-            session, kind, context=rollout.context, version=version, actor=change.actor, reason=change.reason,
-            rollout=str(rollout.id), **after,
-        )  # fmt: skip
-    return rollout
-
-
-def _crown(session: Session, rollout: Rollout, actor: str, reason: str, evidence: dict[str, Any]) -> Rollout:
-    champion = registry.champion(session, rollout.context)
-    registry.crown(session, rollout.context, rollout.version_id, expected=champion.id if champion else None)
-    session.get_one(Context, rollout.context).watched_since = now()
-    evidence = {**evidence, "champion_before": champion.name if champion else "base"}
-    change = Change("promote", actor, reason, "promoted", "rollout.promoted", weight=1.0, evidence=evidence)
-    return apply(session, rollout, change)
-
-
-def _quarantine(session: Session, version_id: uuid.UUID, reason: str) -> None:
-    """A version that was rolled back does not come back by itself: only `retry` revives it."""
-    version = session.get_one(AdapterVersion, version_id)
-    version.state, version.reasons = "quarantined", [*version.reasons, reason]
-
-
 def _held_by(session: Session, rollout: Rollout) -> str | None:
     """Who held it last."""
     held = select(RolloutEvent.actor).where(RolloutEvent.rollout_id == rollout.id, RolloutEvent.verb == "hold")
     return session.scalar(held.order_by(RolloutEvent.id.desc()).limit(1))
-
-
-def _facts(rollout: Rollout) -> dict[str, Any]:
-    return {"state": rollout.state, "stage": rollout.stage, "weight": rollout.weight}
-
-
-def _audit(
-    session: Session,
-    rollout: Rollout,
-    verb: str,
-    actor: str,
-    reason: str,
-    before: dict[str, Any],
-    after: dict[str, Any],
-    evidence: dict[str, Any] | None = None,
-) -> None:
-    session.add(
-        RolloutEvent(
-            rollout_id=rollout.id, context=rollout.context, actor=actor, verb=verb, reason=reason, before=before,
-            after=after, evidence=evidence or {},
-        )
-    )  # fmt: skip
-
-
-def _note(
-    session: Session, context: str, verb: str, actor: str, reason: str, before: dict[str, Any], after: dict[str, Any]
-) -> None:
-    """An audit row about a context's champion, outside any rollout."""
-    session.add(RolloutEvent(context=context, actor=actor, verb=verb, reason=reason, before=before, after=after))

@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 
 from bot import rollouts
 from bot.alerts import raise_alert
+from bot.rollout_changes import Change, apply
 from bot.wiring import Awake
 from core import drift, events, registry
 from core.redact import Redactor
@@ -127,8 +128,8 @@ def hold_on_shift(session: Session, settings: Settings, rollout: Rollout) -> Non
     if moved and not held_today:
         told = ", ".join(f"{shift.trait} ({shift.psi:.2f})" for shift in moved)
         reason = f"People ask for other things than before: {told}; {drift.SHIFTED} is another population."
-        change = rollouts.Change("hold", DRIFT, reason, "held", "rollout.held", evidence=evidence)
-        rollouts.apply(session, session.get_one(Rollout, rollout.id, populate_existing=True), change)
+        change = Change("hold", DRIFT, reason, "held", "rollout.held", evidence=evidence)
+        apply(session, session.get_one(Rollout, rollout.id, populate_existing=True), change)
 
 
 def input_shifts(session: Session, settings: Settings, context: str) -> list[drift.Shift]:

@@ -22,9 +22,9 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from bot import people, rollouts
+from bot.answers import Generated, Turn, save
 from bot.bench.ground import temporary_ground
 from bot.bench.load import percentile
-from bot.chat import Generated, Turn, save
 from bot.lanes import lease
 from bot.recall import Recalled
 from bot.wiring import Awake, build

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from sqlalchemy import Engine, select, update
 
 from bot import rollouts
+from bot.rollout_changes import Change, apply
 from bot.rollout_verbs import run
 from bot.router import choose, read_routes
 from core import registry
@@ -214,4 +215,4 @@ def test_two_operators_at_once_are_told(engine: Engine, names: tuple[str, str]) 
         session.expunge(stale)
     say(engine, "pause")
     with transaction(engine) as session, pytest.raises(Conflict, match="changed meanwhile"):
-        rollouts.apply(session, stale, rollouts.Change("resume", "rui", "", "running"))
+        apply(session, stale, Change("resume", "rui", "", "running"))

@@ -9,6 +9,7 @@ from sqlalchemy import Engine, select
 from together import in_threads
 
 from bot import rollouts
+from bot.rollout_changes import Change, apply
 from bot.router import read_routes
 from core import registry
 from core.db import get_engine, transaction
@@ -94,8 +95,8 @@ def test_evidence_lets_go_of_what_evidence_held_and_of_nothing_else(
 ) -> None:
     begin(engine, new_version(engine))
     with transaction(engine) as session:
-        held = rollouts.Change("hold", actor, "", "held")
-        rollout = rollouts.apply(session, rollouts.require_current(session, "customers"), held)
+        held = Change("hold", actor, "", "held")
+        rollout = apply(session, rollouts.require_current(session, "customers"), held)
         assert rollouts.act(session, rollout, Decision("resume", ["harm fell back"], {})).state == state
 
 
@@ -113,7 +114,7 @@ def test_guards_run_in_every_state(engine: Engine, champion: str, state: str) ->
     with transaction(engine) as session:
         current = rollouts.require_current(session, "customers")
         if state != "running":
-            rollouts.apply(session, current, rollouts.Change("set", "test", "", state))
+            apply(session, current, Change("set", "test", "", state))
     vote(engine, rollout, BAD)
     assert look_and_act(engine).state == "rolled_back"
 

@@ -1,0 +1,230 @@
+"""An answer and all that goes with it, in one transaction: the message, its outbox rows, the unit it is evidence for,
+and the ledger's "handled"."""
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from bot import guardrails, handover, people, units
+from bot.lanes import Lease
+from bot.recall import Recalled
+from bot.router import BASE, Route, Served
+from bot.wiring import Awake
+from core import events
+from core.db import transaction
+from core.messages import InboundMessage, Verdict, feedback_button
+from core.plans import Audience
+from core.prompts import Language
+from core.tables import Conversation, InboundEvent, Message, OutboxItem, new_id, now
+from core.text import split_text
+from integrations.openai.model import Reply
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What one incoming message leads to; ids only, so that nothing is held over the model call."""
+
+    message: InboundMessage
+    message_id: uuid.UUID
+    customer_id: uuid.UUID
+    conversation_id: uuid.UUID
+    context: str
+    language: Language
+    ask_consent: bool
+    audience: Audience = "all"
+    fixed_reply: str | None = None
+    kind: str = "text"
+    together: tuple[int, ...] = ()  # events of earlier messages that this turn answers too
+
+
+@dataclass(frozen=True)
+class Generated:
+    """A guarded reply and who gave it."""
+
+    text: str
+    served: Served | None
+    reply: Reply | None
+    flags: tuple[str, ...]
+    failures: tuple[str, ...]
+    shown: dict[str, Any] = field(default_factory=dict)  # what the channel showed of it already, for the outbox
+
+
+def save(
+    awake: Awake,
+    event_id: int,
+    turn: Turn,
+    lane: Lease,
+    generated: Generated,
+    route: Route | None,
+    found: Recalled,
+) -> None:
+    """Reply, outbox rows, assignment and the ledger's "handled": all of them, or none."""
+    with transaction(awake.engine) as session:
+        lane.fence(session)
+        event = session.get_one(InboundEvent, event_id)
+        if event.handled_at is not None:
+            return
+        conversation = session.get_one(Conversation, turn.conversation_id)
+        answer = _save_reply(session, turn, conversation, generated, route, found, awake.settings.token_prices)
+        asked = route is not None and _count(session, turn, route, generated)
+        _put_in_outbox(awake, session, turn, conversation, answer, shown=generated.shown, ask_rating=asked)
+        if turn.kind == "handover":
+            handover.ask(session, awake.settings, conversation, by="customer", said=turn.message.text)
+        elif turn.kind == "back":
+            handover.give_back_conversation(session, conversation, by="customer")
+        if turn.ask_consent:
+            _ask_consent(awake, session, turn, conversation)
+        handled(event, f"answered:{answer.id}")
+        for other in turn.together:
+            handled(session.get_one(InboundEvent, other), f"answered together:{answer.id}")
+
+
+def _save_reply(
+    session: Session,
+    turn: Turn,
+    conversation: Conversation,
+    generated: Generated,
+    route: Route | None,
+    found: Recalled,
+    prices: Mapping[str, tuple[float, float]],
+) -> Message:
+    reply, served = generated.reply, generated.served
+    left = units.left_version(session, conversation.id) if served else None
+    asked = session.get_one(Message, turn.message_id)
+    if turn.together:
+        asked.text = turn.message.text  # what is learned from is the whole question and its answer
+    answer = Message(
+        id=new_id(),
+        conversation_id=conversation.id,
+        customer_id=conversation.customer_id,
+        context=conversation.context,
+        channel=conversation.channel,
+        direction="out",
+        role="bot",
+        kind=turn.kind,
+        text=generated.text,
+        in_reply_to=turn.message_id,
+        language=turn.language,
+        consent=asked.consent,
+        version=version_of(served),
+        adapter_version_id=served.id if served else None,
+        rollout_id=route.rollout_id if route else None,
+        arm=route.arm if route and served == route.version else None,
+        assignment_probability=route.probability if route and route.rollout_id else None,
+        memories=found.memories,
+        route={
+            "passages": found.passages,
+            "history": [list(pair) for pair in found.history],
+            "flags": list(generated.flags),
+            "failures": list(generated.failures),
+            "said": reply.text if reply and generated.flags else None,
+            **(units.logged(route) if route else {}),
+            **({"left": left} if left else {}),
+        },
+        latency_ms=reply.latency_ms if reply else None,
+        first_token_ms=reply.first_token_ms if reply else None,
+        prompt_tokens=reply.prompt_tokens if reply else None,
+        completion_tokens=reply.completion_tokens if reply else None,
+        cost_usd=cost_of(reply, prices) if reply else None,
+    )
+    session.add(answer)
+    session.flush()
+    if left:  # the transcript shows where a version that was taken back stopped speaking
+        events.record(
+            session, "version.left", context=answer.context, channel=answer.channel, conversation=conversation.id,
+            message=str(answer.id), left=left, version=answer.version,
+        )  # fmt: skip
+    return answer
+
+
+def cost_of(reply: Reply, prices: Mapping[str, tuple[float, float]]) -> float:
+    """Dollars, by TOKEN_PRICES (per million tokens in and out); our own machines' tokens cost nothing."""
+    price_in, price_out = prices.get(reply.model, (0.0, 0.0))
+    return (reply.prompt_tokens * price_in + reply.completion_tokens * price_out) / 1e6
+
+
+def _count(session: Session, turn: Turn, route: Route, generated: Generated) -> bool:
+    """The unit's count; True where the rollout's coin says that this first answer asks for a rating."""
+    failed = generated.served != route.version or "empty" in generated.flags
+    latency = generated.reply.latency_ms if generated.reply else None
+    is_new = units.count_reply(session, turn.customer_id, route, units.Outcome(failed, latency, generated.flags))
+    return is_new and route.solicited
+
+
+def _put_in_outbox(
+    awake: Awake,
+    session: Session,
+    turn: Turn,
+    conversation: Conversation,
+    answer: Message,
+    *,
+    shown: dict[str, Any],
+    ask_rating: bool,
+) -> None:
+    """Every part is a row before anything is sent; buttons stand under the last one, where they fit, else under a
+    short question of their own."""
+    client = awake.channel(conversation.channel)
+    text = f"{answer.text}\n\n{guardrails.ASK_RATING[turn.language]}" if ask_rating else answer.text
+    parts = split_text(text, client.max_text)
+    rateable = answer.kind == "text" and awake.settings.feedback_buttons
+    room = client.limits.text_with_buttons
+    if rateable and room is not None and len(parts[-1]) > room:
+        question = guardrails.ASK_RATING if ask_rating else guardrails.DID_IT_HELP
+        parts = [*split_text(answer.text, client.max_text), question[turn.language]]
+    for number, part in enumerate(parts, 1):
+        payload: dict[str, Any] = {"address": conversation.address, "text": part}
+        if shown and number == 1:
+            payload["extra"] = shown
+        if rateable and number == len(parts):
+            payload["buttons"] = _buttons(str(answer.id), turn.language)[: client.limits.buttons]
+        session.execute(
+            insert(OutboxItem)
+            .values(
+                id=new_id(), message_id=answer.id, conversation_id=conversation.id, in_reply_to=answer.in_reply_to,
+                kind="answer", part=number, parts=len(parts), channel=conversation.channel, lane=conversation.lane,
+                payload=payload,
+            )
+            .on_conflict_do_nothing()
+        )  # fmt: skip
+
+
+def _buttons(answer_id: str, language: Language) -> list[list[str]]:
+    problem = guardrails.PROBLEM[language]
+    shown: list[tuple[Verdict, str]] = [("up", "👍"), ("down", "👎"), ("problem", problem)]
+    return [[feedback_button(answer_id, verdict), title] for verdict, title in shown]
+
+
+def _ask_consent(awake: Awake, session: Session, turn: Turn, conversation: Conversation) -> None:
+    """With the first answer, never alone."""
+    session.execute(
+        update(people.Customer).where(people.Customer.id == turn.customer_id).values(consent_asked_at=now())
+    )
+    question = Message(
+        id=new_id(), conversation_id=conversation.id, customer_id=turn.customer_id, context=turn.context,
+        channel=conversation.channel, direction="out", role="bot", kind="consent",
+        text=people.CONSENT_QUESTION[turn.language], language=turn.language,
+    )  # fmt: skip
+    session.add(question)
+    session.flush()
+    session.add(
+        OutboxItem(
+            message_id=question.id, conversation_id=conversation.id, in_reply_to=turn.message_id, kind="consent",
+            channel=conversation.channel, lane=conversation.lane,
+            payload={"address": conversation.address, "text": question.text},
+        )
+    )  # fmt: skip
+
+
+def handled(event: InboundEvent, outcome: str) -> None:
+    event.handled_at, event.outcome, event.error = now(), outcome, None
+
+
+def version_of(served: Served | None) -> str | None:
+    if served is None:
+        return None
+    return "base" if served == BASE else served.name
