@@ -36,7 +36,7 @@ class Visitors:
     """Signs and reads visitors' tokens."""
 
     def __init__(self, settings: Settings) -> None:
-        secrets = (settings.session_secret, settings.previous_session_secret)
+        secrets = (settings.session_secret, settings.session_secret_previous)
         self.signers = [URLSafeTimedSerializer(s.get_secret_value(), salt="visitor") for s in secrets if s]
         self.secret = settings.session_secret
         self.secure = (settings.public_base_url or "").startswith("https://")

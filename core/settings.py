@@ -90,7 +90,7 @@ class Settings(BaseSettings):
     handover_minutes: float = Field(60.0, gt=0)
     slack_handover_channel: str | None = None
     session_secret: SecretStr | None = None
-    previous_session_secret: SecretStr | None = None
+    session_secret_previous: SecretStr | None = None
     chat_allowed_origins: Annotated[list[str], NoDecode] = []
     chat_visitor_rate: str = "30/minute"
     chat_address_rate: str = "300/minute"

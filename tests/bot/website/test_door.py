@@ -157,13 +157,13 @@ class TestTokens:
 
     def test_the_secret_changes(self, awake: Awake) -> None:
         token = _token(awake)
-        changed = {"session_secret": "another", "previous_session_secret": awake.settings.session_secret}
+        changed = {"session_secret": "another", "session_secret_previous": awake.settings.session_secret}
         after = awake.settings.model_validate({**awake.settings.model_dump(), **changed})
         with TestClient(create_app(after)) as client:
             fresh = client.get("/api/history", headers={HEADER: token}).json()["visitor"]
             assert fresh != token
             assert Visitors(after).known(fresh) == ("v1", fresh)
-        forgotten = after.model_copy(update={"previous_session_secret": None})
+        forgotten = after.model_copy(update={"session_secret_previous": None})
         assert Visitors(forgotten).known(token) is None
 
     def test_cookies_are_for_https_only_where_we_are_https(self, awake: Awake) -> None:
