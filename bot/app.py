@@ -1,4 +1,4 @@
-"""The web process: vendors' hooks, the website's chat, /review, /ops, health and metrics."""
+"""The web process: vendors' hooks, the website's chat, /review, /handover, /ops, health and metrics."""
 
 import contextlib
 import logging
@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 
 from bot.api_docs import put_docs
 from bot.chat_api import chat_api
+from bot.handover_pages import handover_pages
 from bot.health import health
 from bot.hooks import hooks
 from bot.intake import Intake
@@ -29,7 +30,7 @@ from core.settings import Settings, get_settings
 
 log = logging.getLogger(__name__)
 
-DOORS = "The doors are /hooks/twilio, /hooks/meta, /hooks/slack, /chat, /review and /ops."
+DOORS = "The doors are /hooks/twilio, /hooks/meta, /hooks/slack, /chat, /review, /handover and /ops."
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -56,6 +57,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(health(settings, engine))
     app.include_router(login.routes())
     app.include_router(review_pages(settings, engine, login))
+    app.include_router(handover_pages(settings, engine, login))
     app.include_router(ops_pages(settings, engine, login))
     app.include_router(install_pages(settings, engine, login))
     app.mount("/static", StaticFiles(directory=FOLDER / "static"), name="static")

@@ -55,8 +55,8 @@ BACK: dict[Language, str] = {
     "en": "Here I am again. How can I help?",
 }
 _NOTICE: dict[Language, str] = {
-    "pt": "Pedido de atendimento por uma pessoa ({channel}): «{said}»\nResponder: npllm handover reply {id} TEXTO",
-    "en": "Somebody asks for a person ({channel}): «{said}»\nAnswer: npllm handover reply {id} TEXT",
+    "pt": "Pedido de atendimento por uma pessoa ({channel}): «{said}»\nResponder: {where}",
+    "en": "Somebody asks for a person ({channel}): «{said}»\nAnswer: {where}",
 }
 
 
@@ -229,7 +229,11 @@ def _notify(session: Session, settings: Settings, conversation: Conversation, ha
     """Tell the team in Slack: redacted, and through the outbox like everything that is said."""
     redact = Redactor(keep=[settings.assistant_name, settings.business_name])
     text = _NOTICE["en" if settings.language == "en" else "pt"].format(
-        channel=conversation.channel, said=redact(said)[:300] or "…", id=str(handover.id)
+        channel=conversation.channel,
+        said=redact(said)[:300] or "…",
+        where=f"{settings.public_base_url}/handover/{handover.id}"
+        if settings.public_base_url
+        else f"npllm handover reply {handover.id} …",
     )
     message = Message(
         id=new_id(), conversation_id=conversation.id, customer_id=conversation.customer_id,

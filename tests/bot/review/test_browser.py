@@ -47,7 +47,8 @@ def test_by_keyboard_alone(url: str, engine: Engine) -> None:
         errors: list[str] = []
         page.on("pageerror", lambda error: errors.append(str(error)))
         log_in(page, url, to="/review")
-        page.keyboard.press("Enter")  # the button "take the next" has the focus
+        page.wait_for_selector("button.main:focus")  # "take the next"
+        page.keyboard.press("Enter")
         page.wait_for_selector("text=Pergunta 0?")
         page.fill("textarea", "Resposta melhor.")
         page.keyboard.press("a")  # a letter inside the text field is a letter
