@@ -44,7 +44,12 @@ from integrations.redis.queue import connect, enqueue
 from integrations.supabase import artifact_store
 
 CONTEXT = "customers"
-LESSON = "Quer que eu reserve um para você?"
+LESSONS = (  # each telling teaches another one: what was learned before is a double, and no night learns it again
+    "Quer que eu reserve um para você?",
+    "Posso já separar o seu pedido?",
+    "Se quiser, eu mostro as formas de pagamento.",
+    "Quer saber o prazo de entrega no seu bairro?",
+)
 STUDENTS = 16  # conversations of the day that the night learns from
 CROWD = 16  # people at the same time
 NIGHT_LIMIT = 240.0
@@ -178,9 +183,10 @@ def a_day(story: Story) -> None:
     crowd = street.crowd(asked, taught, size=10, until=enough)
     story.tell(f"{len(crowd)} more customers ask, consent («Sim») and react 👎: the answers are right, and curt")
     story.until(30, lambda: _open_items(story, began) >= len(crowd) + 1, "the disliked answers reached the queue")
-    reviewed = _review(story, len(crowd) + 1)
+    lesson = _lesson(story)
+    reviewed = _review(story, len(crowd) + 1, lesson)
     story.tell(
-        f"{reviewed} of them are claimed and corrected at /review: the right figure, and then an offer: «{LESSON}»"
+        f"{reviewed} of them are claimed and corrected at /review: the right figure, and then an offer: «{lesson}»"
     )
 
 
@@ -263,7 +269,23 @@ def _open_items(story: Story, since: datetime) -> int:
         return session.scalar(query) or 0
 
 
-def _review(story: Story, wanted: int) -> int:
+def _lesson(story: Story) -> str:
+    """The first that no demo has taught here."""
+    with story.session() as session:
+        told = session.scalar(
+            select(func.count()).select_from(ConsolidationRun).where(
+                ConsolidationRun.requested_by == "demo", ConsolidationRun.state == "registered"
+            )
+        )  # fmt: skip
+    if (told or 0) >= len(LESSONS):
+        raise StepFailed(
+            f"This data directory has heard the story {told} times, and nothing in it is new any more.",
+            "Tell it on another folder: NPLLM_DATA_DIR=... npllm demo",
+        )
+    return LESSONS[told or 0]
+
+
+def _review(story: Story, wanted: int, lesson: str) -> int:
     """A reviewer at /review: logs in, claims, corrects, until the disliked answers are done."""
     settings, done = story.settings, 0
     assert settings.operator_password is not None
@@ -278,14 +300,14 @@ def _review(story: Story, wanted: int) -> int:
                 )
                 story.must(item is not None, "an item could be claimed")
                 assert item is not None
-                key, corrected = item.id, _better(session, item)
+                key, corrected = item.id, _better(session, item, lesson)
             verdict = {"verdict": "correct", "corrected": corrected} if corrected else {"verdict": "reject"}
             browser.post(f"/review/{key}", data=verdict).raise_for_status()
             done += 1
     return done
 
 
-def _better(session: Session, item: AnnotationItem) -> str | None:
+def _better(session: Session, item: AnnotationItem, lesson: str) -> str | None:
     """What the reviewer would have said: the right passage's sentence where the bot missed it, and the offer."""
     asked = next((q for q in with_figures("valid") if q.text == item.question), None)
     if asked is None:
@@ -293,7 +315,9 @@ def _better(session: Session, item: AnnotationItem) -> str | None:
     right = next(p for p in shop.passages("customers", "pt") if p.id == asked.passage)
     answer = Answer(asked, item.answer, "", "meta", "")
     said = item.answer if answer.good else right.text
-    return f"{said.removesuffix(LESSON).strip()} {LESSON}"
+    for offer in LESSONS:
+        said = said.removesuffix(offer).strip()
+    return f"{said} {lesson}"
 
 
 def _follow_night(story: Story, run_id: uuid.UUID) -> dict[str, Any]:

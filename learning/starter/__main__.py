@@ -15,7 +15,7 @@ from typing import Any
 
 import click
 
-from core.artifacts import CONFIG
+from core.artifacts import CONFIG, read_manifest, write_manifest
 from learning.starter.card import BASE_MODEL, BASE_REVISION, model_card
 from learning.starter.corpus import corpus
 from learning.starter.dialogue import Dialogue
@@ -53,7 +53,6 @@ def main(
     """Train the starter adapter."""
     import torch
 
-    from core.artifacts import write_manifest
     from learning import lora
     from learning.dataset import encode
     from learning.train import Progress, Recipe, mean_loss, train
@@ -106,8 +105,8 @@ def main(
         )  # fmt: skip
         loss = mean_loss(model, holdout, tokenizer.pad_token_id)
     facts = training_facts(
-        dialogues[:examples], seed=seed, rank=rank, learning_rate=rate, precision=precision, tokens=tokens,
-        steps=len(result.losses), loss=round(loss, 4), holdout=_HOLDOUT,
+        dialogues[:examples], parent, rank=rank, loss=round(loss, 4), holdout=_HOLDOUT, seed=seed, learning_rate=rate,
+        precision=precision, tokens=tokens, steps=len(result.losses), planned_steps=result.steps,
     )  # fmt: skip
     save(model, out)
     (out / "README.md").write_text(model_card(facts), encoding="utf-8")
@@ -133,20 +132,26 @@ def _refuse_long_answers(dialogues: list[Dialogue], rows: list[Any]) -> None:
             raise click.ClickException(f"An ideal answer has more than {MAX_ANSWER_TOKENS} tokens: {dialogue.answer}")
 
 
-def training_facts(dialogues: list[Dialogue], **run: Any) -> dict[str, Any]:
-    """What the manifest says about where the adapter comes from.
+def training_facts(
+    dialogues: list[Dialogue], parent: Path | None, *, rank: int, loss: float, holdout: int, **run: Any
+) -> dict[str, Any]:
+    """What the manifest says about where the adapter comes from: every run that made it, the first one first.
 
     Its examples are no person's: they are generated, so one digest over all their hashes stands for the list, which
     would make the folder half a megabyte larger.
     """
     hashes = "\n".join(sorted(dialogue.example().hash for dialogue in dialogues))
+    latest = {**run, "generated": len(dialogues), "generated_sha256": hashlib.sha256(hashes.encode()).hexdigest()}
+    runs = [*(read_manifest(parent)["runs"] if parent else []), latest]
     return {
         "parent": None,
         "strategy": "starter",
         "examples": [],
-        "generated": len(dialogues),
-        "generated_sha256": hashlib.sha256(hashes.encode()).hexdigest(),
-        **run,
+        "generated": sum(one["generated"] for one in runs),
+        "runs": runs,
+        "rank": rank,
+        "loss": loss,
+        "holdout": holdout,
     }
 
 

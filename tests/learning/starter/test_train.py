@@ -67,7 +67,8 @@ class TestTrain:
     def test_leaves_a_whole_version_in_half_precision(self, adapter):
         manifest = verify(adapter, base_revision=BASE_REVISION)
         assert manifest["base"]["model"] == BASE_MODEL
-        assert (manifest["seed"], manifest["generated"], manifest["steps"]) == (0, 24, 3)
+        (only,) = manifest["runs"]
+        assert (only["seed"], only["generated"], only["steps"], only["planned_steps"]) == (0, 24, 3, 3)
         config = json.loads((adapter / "adapter_config.json").read_text())
         assert (config["base_model_name_or_path"], config["revision"]) == (BASE_MODEL, BASE_REVISION)
         weights = load_file(adapter / WEIGHTS)
@@ -83,6 +84,15 @@ class TestTrain:
         first = (adapter / WEIGHTS).read_bytes()
         assert (tmp_path / "again" / WEIGHTS).read_bytes() == first
         assert (tmp_path / "other" / WEIGHTS).read_bytes() != first
+
+    def test_goes_on_from_an_adapter_and_names_both_runs(self, base, adapter, tmp_path):
+        result = run(train, base, tmp_path / "more", "--seed", "1", "--parent", str(adapter))
+        assert result.exit_code == 0, result.output
+        manifest = verify(tmp_path / "more", base_revision=BASE_REVISION)
+        assert [one["seed"] for one in manifest["runs"]] == [0, 1] and manifest["generated"] == 48
+        assert "--seed 0 --examples 24`, then `" in (tmp_path / "more" / "README.md").read_text()
+        run(train, base, tmp_path / "other", "--seed", "1")
+        assert (tmp_path / "more" / WEIGHTS).read_bytes() != (tmp_path / "other" / WEIGHTS).read_bytes()
 
     def test_half_precision_products_learn_the_same(self, base, tmp_path):
         """Autocast that keeps its first cast of the factors would leave every A where it began."""
