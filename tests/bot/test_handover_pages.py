@@ -108,7 +108,7 @@ def test_the_notice_in_slack_names_the_page(awake: Awake, street: Street) -> Non
 @pytest.mark.browser
 def test_in_a_browser(awake: Awake, street: Street, request: pytest.FixtureRequest) -> None:
     street.says("Quero falar com um atendente")
-    street.says(f"Meu pedido não chegou {SCRIPT}")
+    street.says("Meu pedido não chegou")
     with serving(create_app(awake.settings)) as url, chromium() as browser:
         page = browser.new_page(viewport={"width": 390, "height": 780})
         errors: list[str] = []
@@ -125,7 +125,7 @@ def test_in_a_browser(awake: Awake, street: Street, request: pytest.FixtureReque
         page.wait_for_selector("text=Já vejo, um instante.")
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
         assert page.title() == "Atendimento · npllm" and errors == []
-        if folder := request.config.getoption("--screenshots", None):
-            page.screenshot(path=f"{folder}/handover.png")
+        if folder := request.config.getoption("--screenshots"):
+            page.screenshot(path=request.config.invocation_params.dir / folder / "handover.png")
         page.click("text=Devolver ao bot")
         page.wait_for_selector("text=Ninguém espera.")
