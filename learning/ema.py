@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-WINDOW = 0.4  # of the night's steps: longer serves what is new a night late, shorter forgets more
+WINDOW = 0.8  # of the night's steps: longer serves what is new a night late, shorter forgets more (docs/log.md)
 
 Factors = dict[str, torch.Tensor]
 
