@@ -11,7 +11,7 @@ setInterval(async () => {
   const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
   for (const id of ["who", "talk"]) {
     const old = document.getElementById(id), now = fresh.getElementById(id);
-    if (now && old.innerHTML !== now.innerHTML) {
+    if (now && old.textContent !== now.textContent) {
       old.replaceWith(now);
       bottom();
     }
