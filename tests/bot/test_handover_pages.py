@@ -121,7 +121,8 @@ def test_in_a_browser(awake: Awake, street: Street, request: pytest.FixtureReque
         assert page.input_value("textarea") == "Já vejo,"
         page.keyboard.press("End")
         page.keyboard.type(" um instante.")
-        page.keyboard.press("Control+Enter")
+        with page.expect_navigation():
+            page.keyboard.press("Control+Enter")
         page.wait_for_selector("text=Já vejo, um instante.")
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
         assert page.title() == "Atendimento · npllm" and errors == []
