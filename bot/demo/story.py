@@ -15,7 +15,7 @@ from typing import Any
 
 import click
 import httpx
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from bot import nights, rollouts
@@ -184,6 +184,7 @@ def a_day(story: Story) -> None:
     story.tell(f"{len(crowd)} more customers ask, consent («Sim») and react 👎: the answers are right, and curt")
     story.until(30, lambda: _open_items(story, began) >= len(crowd) + 1, "the disliked answers reached the queue")
     lesson = _lesson(story)
+    _first_in_line(story, began)
     reviewed = _review(story, len(crowd) + 1, lesson)
     story.tell(
         f"{reviewed} of them are claimed and corrected at /review: the right figure, and then an offer: «{lesson}»"
@@ -267,6 +268,16 @@ def _open_items(story: Story, since: datetime) -> int:
             AnnotationItem.state == "open", AnnotationItem.reason == "disliked", AnnotationItem.created_at > since
         )  # fmt: skip
         return session.scalar(query) or 0
+
+
+def _first_in_line(story: Story, since: datetime) -> None:
+    """This day's answers come before what earlier ones (and the voters of earlier acts) left in the queue."""
+    with story.session() as session:
+        session.execute(
+            update(AnnotationItem)
+            .where(AnnotationItem.state == "open", AnnotationItem.created_at > since)
+            .values(priority=AnnotationItem.priority + 100)
+        )
 
 
 def _lesson(story: Story) -> str:
