@@ -211,7 +211,7 @@ def look_up(awake: Awake, turn: Turn) -> Recalled:
             history=history,
             language=turn.language,
             vector=vector,
-            model=awake.embeddings.name if awake.embeddings else None,
+            model=awake.embeddings.name,
             limit=awake.settings.retrieval_passages,
         )
 

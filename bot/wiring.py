@@ -49,7 +49,7 @@ class Awake:
     heartbeat: Heartbeat
     router: Router
     models: Models
-    embeddings: Embeddings | None
+    embeddings: Embeddings
     web: WebClient
     tracer: Tracer
     channels: dict[str, ChannelClient]
