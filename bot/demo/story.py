@@ -22,7 +22,7 @@ from bot import nights, rollouts
 from bot.cli.sleep import describe, sentence
 from bot.demo.harm import turn_sign
 from bot.demo.people import Answer, Street, with_figures
-from bot.up.run import fetch_base, running
+from bot.up.run import end_as_with_ctrl_c, fetch_base, running
 from bot.up.system import is_running, make_system, only_one
 from bot.wiring import need_database, need_redis
 from core import artifacts, jobs, registry, shop
@@ -100,6 +100,7 @@ def tell() -> None:
     Raises:
         NpllmError: a step did not happen; what was started is stopped again.
     """
+    end_as_with_ctrl_c()
     began = time.monotonic()
     click.secho("npllm demo: one day, one night, two rollouts", bold=True)
     click.echo("Everything is the real thing: signed webhooks over HTTP, Postgres, Redis, a real model, real training,")

@@ -26,6 +26,7 @@ def up(settings: Settings | None = None) -> None:
     Raises:
         NpllmError: it could not start; what was started is stopped again.
     """
+    end_as_with_ctrl_c()
     settings = settings or load_settings(running=False)
     with only_one(settings.data_dir):
         began = time.monotonic()
@@ -38,6 +39,11 @@ def up(settings: Settings | None = None) -> None:
             supervisor.watch(stopping.is_set)
             click.echo("stopping …")
     click.echo("stopped; the data stays in " + str(settings.data_dir))
+
+
+def end_as_with_ctrl_c() -> None:
+    """Let SIGTERM end this process as Ctrl-C does: what was started on the way is stopped again."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 @contextlib.contextmanager

@@ -25,11 +25,14 @@ class Up:
         self.env = {**os.environ, "NPLLM_DATA_DIR": str(folder), "BASE_MODEL": str(base), "AWAKE_THREADS": "4"}
         self.log = folder.parent / "up.log"
 
-    def start(self) -> None:
+    def begin(self) -> None:
         with self.log.open("ab") as output:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "bot.cli", "up"], env=self.env, stdout=output, stderr=subprocess.STDOUT
             )
+
+    def start(self) -> None:
+        self.begin()
         end = time.monotonic() + 120
         while b"npllm runs at" not in self.log.read_bytes():
             assert self.process.poll() is None, self.log.read_text()
@@ -47,10 +50,10 @@ class Up:
         found: dict[str, Any] = json.loads(self.run("status", "--json"))
         return found
 
-    def stop(self) -> list[int]:
-        """Ctrl-C; returns processes that are left."""
+    def stop(self, wish: signal.Signals = signal.SIGINT) -> list[int]:
+        """Ctrl-C, or what `kill` sends; returns processes that are left."""
         everyone = psutil.Process(self.process.pid).children(recursive=True)
-        self.process.send_signal(signal.SIGINT)
+        self.process.send_signal(wish)
         self.process.wait(60)
         self.log.write_bytes(b"")
         return [child.pid for child in everyone if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
@@ -61,13 +64,13 @@ def up(tiny_base: Path) -> Iterator[Up]:
     with tempfile.TemporaryDirectory(prefix="npllm-up-", dir="/var/tmp") as name:
         Path(name).chmod(0o711)
         system = Up(Path(name) / "data", tiny_base)
-        system.start()
         yield system
         if system.process.poll() is None:
             system.stop()
 
 
 def test_up_answers_survives_crashes_stops_clean_and_finds_its_data_again(up: Up) -> None:
+    up.start()
     status = up.status()
     assert {"postgres", "redis", "model", "web", "vendors", "awake", "clock", "asleep"} == set(status["processes"])
     assert all(process["state"] == "running" for process in status["processes"].values())
@@ -103,3 +106,14 @@ def test_up_answers_survives_crashes_stops_clean_and_finds_its_data_again(up: Up
     assert {"interaction.received", "reply.sent"} <= {event["type"] for event in after}
     up.run("doctor")
     assert up.stop() == []
+
+
+def test_up_that_is_ended_while_it_starts_leaves_nothing_behind(up: Up) -> None:
+    up.begin()
+    end = time.monotonic() + 60
+    while not (up.folder / "postgres/postmaster.pid").exists():
+        assert up.process.poll() is None and time.monotonic() < end, up.log.read_text()
+        time.sleep(0.02)
+    assert up.stop(signal.SIGTERM) == []
+    assert not (up.folder / "postgres/postmaster.pid").exists()
+    assert "Nothing runs" in up.run("status", code=1)
