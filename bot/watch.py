@@ -1,7 +1,7 @@
 """The watch over a champion, and over the world: drift.
 
 two arms      the champion fell below the held back: the version's fault -> undo, at once
-one stream    all ratings fell: model or world, nobody can tell -> tell an operator, freeze promotions and nights
+one stream    ratings of what stands fell: model or world, nobody can tell -> tell an operator, freeze promotions and nights
 input         other languages, topics, lengths than before -> hold the rollout: its evidence was of another world
 """
 
@@ -28,11 +28,13 @@ DRIFT = "drift"  # the actor in the audit trail
 LEAST_PAST = 100  # ratings without which "what satisfaction was" is not known
 PAST_DAYS = 28
 SAMPLE = 400  # messages of a day whose mix is looked at
+# Of answers of what stands: a rollout compares its own arms, and a bad challenger in it is no bad world.
 _RATINGS = text("""
     SELECT DISTINCT ON (f.customer_id, date(f.given_at)) f.value, f.created_at
     FROM npllm.feedback f JOIN npllm.messages m ON m.id = f.message_id
     WHERE m.context = :context AND f.superseded_at IS NULL AND f.value IS NOT NULL
       AND f.created_at > now() - make_interval(days => :days)
+      AND (m.arm = 'champion' OR m.rollout_id IS NULL)
     ORDER BY f.customer_id, date(f.given_at), f.given_at
 """)
 

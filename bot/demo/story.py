@@ -230,7 +230,7 @@ def first_act(story: Story, version: str) -> None:
         rollouts.start(session, version, PRESETS["demo"], actor="demo", against="base")
     rollout = _people_vote(story)
     _tell_votes(story, rollout)
-    story.must(rollout.state == "promoted", f"{version} was promoted (it is {rollout.state}: {rollout.reason})")
+    story.must(rollout.state == "promoted", f"{version} was promoted ({_why(rollout)})")
     with story.session() as session:
         champion = registry.champion(session, CONTEXT)
     story.must(champion is not None and champion.name == version, f"{version} serves all customers")
@@ -248,7 +248,7 @@ def second_act(story: Story) -> None:
         rollouts.start(session, harmful, PRESETS["demo"], actor="demo", reason="a drill")
     rollout = _people_vote(story)
     _tell_votes(story, rollout)
-    story.must(rollout.state == "rolled_back", f"{harmful} was rolled back (it is {rollout.state}: {rollout.reason})")
+    story.must(rollout.state == "rolled_back", f"{harmful} was rolled back ({_why(rollout)})")
     with story.session() as session:
         champion = registry.champion(session, CONTEXT)
         state = registry.by_name(session, harmful).state
@@ -372,6 +372,10 @@ def story_rollout(story: Story) -> Rollout:
     with story.session() as session:
         latest = select(Rollout).where(Rollout.context == CONTEXT).order_by(Rollout.started_at.desc()).limit(1)
         return session.scalars(latest).one()
+
+
+def _why(rollout: Rollout) -> str:
+    return f"it is {rollout.state}: {rollout.reason or ' '.join(rollout.evidence.get('reasons', []))}"
 
 
 def _tell_votes(story: Story, rollout: Rollout) -> None:

@@ -238,11 +238,11 @@ class TestDrift:
         controller.guard_all(awake)
         assert champion(awake) == new
 
-    def rate(self, awake: Awake, n: int, rate: float, ago: timedelta) -> None:
-        """`n` people rate an answer of the champion's."""
+    def rate(self, awake: Awake, n: int, rate: float, ago: timedelta, **facts: Any) -> None:
+        """`n` people rate an answer of the champion's, or of whom `facts` say."""
         with transaction(awake.engine) as session:
             for number in range(n):
-                answer = make_answer(session, make_conversation(session, make_customer(session)))
+                answer = make_answer(session, make_conversation(session, make_customer(session)), **facts)
                 at = now() - ago + timedelta(seconds=number)
                 good = number % 10 < round(rate * 10)
                 session.add(Feedback(
@@ -277,6 +277,21 @@ class TestDrift:
         controller.guard_all(awake)
         with transaction(awake.engine) as session:  # what was seen before the operator's word does not freeze again
             assert session.get_one(Context, "customers").frozen_reason is None
+
+    def test_a_bad_challenger_is_no_bad_world(self, awake: Awake) -> None:
+        _, _, rollout = promoted(awake)
+        with transaction(awake.engine) as session:
+            session.get_one(Context, "customers").watched_since = now() - timedelta(days=2)
+        self.rate(awake, 150, 0.8, timedelta(days=3))
+        for arm in ("challenger", "base", "holdback"):
+            self.rate(awake, 150, 0.3, timedelta(days=1), arm=arm, rollout_id=rollout)
+        controller.guard_all(awake)
+        with transaction(awake.engine) as session:
+            assert session.get_one(Context, "customers").frozen_reason is None
+        self.rate(awake, 150, 0.3, timedelta(days=1), arm="champion", rollout_id=rollout)
+        controller.guard_all(awake)
+        with transaction(awake.engine) as session:
+            assert "Satisfaction fell" in str(session.get_one(Context, "customers").frozen_reason)
 
     def test_other_questions_than_before_hold_the_rollout_once(self, awake: Awake, model: ScriptedModel) -> None:
         prepare(awake, model)
