@@ -20,6 +20,7 @@ from core import events, registry
 from core.errors import NotFound
 from core.tables import (
     AdapterVersion,
+    Annotation,
     AnnotationItem,
     Assignment,
     Conversation,
@@ -27,8 +28,10 @@ from core.tables import (
     CustomerIdentity,
     Event,
     Feedback,
+    Handover,
     InboundEvent,
     Lane,
+    Media,
     Message,
     OutboxItem,
     PrivacyAction,
@@ -112,12 +115,19 @@ def export(session: Session, person: str, *, actor: str) -> dict[str, Any]:
     customers = _find(session, person)
     ids = [customer.id for customer in customers]
     learned = session.scalars(select(TrainingExample).where(TrainingExample.customer_id.in_(ids))).all()
+    messages = select(Message.id).where(Message.customer_id.in_(ids))
+    talks = select(Conversation.id).where(Conversation.customer_id.in_(ids))
+    items = select(AnnotationItem.id).where(AnnotationItem.message_id.in_(messages))
     of_them: dict[str, Any] = {
         "people": [_plain(row) for row in customers],
         "identities": _rows(session, CustomerIdentity, CustomerIdentity.customer_id.in_(ids)),
         "conversations": _rows(session, Conversation, Conversation.customer_id.in_(ids)),
         "messages": _rows(session, Message, Message.customer_id.in_(ids)),
+        "media": _rows(session, Media, Media.message_id.in_(messages)),
+        "handovers": _rows(session, Handover, Handover.conversation_id.in_(talks)),
         "feedback": _rows(session, Feedback, Feedback.customer_id.in_(ids)),
+        "annotation_items": _rows(session, AnnotationItem, AnnotationItem.id.in_(items)),
+        "annotations": _rows(session, Annotation, Annotation.item_id.in_(items)),
         "examples": [_plain(row) for row in learned],
         "assignments": _rows(session, Assignment, Assignment.customer_id.in_(ids)),
         "versions": [version.name for version in _taught_by(session, {row.sha256 for row in learned})],

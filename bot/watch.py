@@ -1,7 +1,7 @@
 """The watch over a champion, and over the world: drift.
 
 two arms      the champion fell below the held back: the version's fault -> undo, at once
-one stream    ratings of what stands fell: model or world, nobody can tell -> tell an operator, freeze promotions and nights
+one stream    ratings of what stands fell: model or world? -> tell an operator, freeze promotions and nights
 input         other languages, topics, lengths than before -> hold the rollout: its evidence was of another world
 """
 

@@ -19,9 +19,12 @@ from core.tables import (
     AdapterVersion,
     Annotation,
     Base,
+    Conversation,
     Customer,
     CustomerIdentity,
+    Handover,
     InboundEvent,
+    Media,
     Message,
     PrivacyAction,
     TrainingExample,
@@ -157,14 +160,25 @@ def test_a_rollout_of_such_a_version_stops(engine: Engine, tmp_path: Path) -> No
 
 def test_an_export_hands_out_all_of_it_and_is_noted(engine: Engine) -> None:
     with transaction(engine) as session:
-        a_person(session, PHONE, NAME, SECRET)
+        talk = session.scalars(
+            select(Conversation).where(Conversation.customer_id == a_person(session, PHONE, NAME, SECRET).id)
+        ).one()
+        asked = session.scalars(select(Message).where(Message.text == SECRET)).one()
+        session.add(Media(message_id=asked.id, channel="meta", reference={"id": "photo"}))
+        session.add(Handover(conversation_id=talk.id, asked_by="customer"))
+        a_person(session, OTHER, "Outra", "outra coisa")
     with transaction(engine) as session:
         found = privacy.export(session, PHONE, actor="ana")
+    assert {name: len(rows) for name, rows in found.items()} == {
+        "people": 1, "identities": 1, "conversations": 1, "messages": 2, "media": 1, "handovers": 1, "feedback": 1,
+        "annotation_items": 1, "annotations": 1, "examples": 1, "assignments": 0, "versions": 0,
+    }  # fmt: skip
+    assert found["annotations"][0]["corrected"] == "Entendi bem."
     assert [message["text"] for message in found["messages"]] == [SECRET, "Entendi."]
     assert found["people"][0]["name"] == NAME
     with transaction(engine) as session:
         assert session.scalars(select(PrivacyAction.verb)).one() == "export"
-        assert session.scalar(select(func.count()).select_from(Message)) == 2
+        assert session.scalar(select(func.count()).select_from(Message)) == 4
 
 
 def test_somebody_unknown_is_said_and_nothing_is_deleted(engine: Engine) -> None:
