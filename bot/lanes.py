@@ -52,7 +52,7 @@ class Lease:
 
 
 class Heartbeat:
-    """One thread per process that renews every lease the process holds."""
+    """One thread per process that renews every lease the process holds, and ends when it holds none."""
 
     def __init__(self, engine: Engine, seconds: float) -> None:
         self.engine = engine
@@ -64,7 +64,7 @@ class Heartbeat:
     def add(self, holder: str) -> None:
         with self._lock:
             self.held.add(holder)
-            if self._thread is None or not self._thread.is_alive():
+            if self._thread is None:
                 self._thread = threading.Thread(target=self._beat, name="lease-heartbeat", daemon=True)
                 self._thread.start()
 
@@ -77,8 +77,9 @@ class Heartbeat:
             time.sleep(self.seconds / 4)
             with self._lock:
                 holders = list(self.held)
-            if not holders:
-                continue
+                if not holders:
+                    self._thread = None
+                    return
             try:
                 with transaction(self.engine) as session:
                     session.execute(_RENEW, {"seconds": self.seconds, "holders": holders})

@@ -74,11 +74,8 @@ def _model_server() -> Iterator[tuple[ScriptedModel, str]]:
 @pytest.fixture
 def model(_model_server: tuple[ScriptedModel, str]) -> ScriptedModel:
     """What it was told in an earlier test is forgotten."""
-    served = _model_server[0]
-    fresh = ScriptedModel()
-    for name in ("say", "asked", "loaded", "failing", "delay"):
-        setattr(served, name, getattr(fresh, name))
-    return served
+    _model_server[0].forget()
+    return _model_server[0]
 
 
 # The vendors ----------------------------------------------------------------------------------------------------------
@@ -162,6 +159,7 @@ def awake(
     built = wiring.build(settings.model_copy(update=_addresses))
     monkeypatch.setattr(jobs, "get_awake", lambda: built)
     yield built
+    built.typists.shutdown()
     built.engine.dispose()
     built.redis.close()
 

@@ -99,6 +99,19 @@ def test_one_thread_renews_all_leases(engine: Engine, heartbeat: Heartbeat) -> N
         assert heartbeat._thread is first
 
 
+def test_the_thread_ends_with_the_last_lease_and_the_next_one_has_its_own(engine: Engine) -> None:
+    heartbeat = Heartbeat(engine, 0.4)
+    with lease(engine, heartbeat, "meta:1"):
+        first = heartbeat._thread
+        assert first is not None
+    first.join(5)
+    assert not first.is_alive()
+    with lease(engine, heartbeat, "meta:1"):
+        time.sleep(1.0)
+        with lease(engine, Heartbeat(engine, 0.4), "meta:1") as second:
+            assert second is None
+
+
 class TestFence:
     def test_late_writes_are_refused(self, engine: Engine, heartbeat: Heartbeat) -> None:
         """The process was stopped for longer than its lease; somebody else took the lane."""

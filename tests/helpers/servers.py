@@ -41,17 +41,21 @@ class ScriptedModel:
     """
 
     def __init__(self) -> None:
-        self.say: Callable[[str, str], str] = lambda model, question: f"{model}: {question.splitlines()[-1]}"
-        self.asked: list[dict[str, Any]] = []
-        self.loaded: list[str] = []
-        self.failing: set[str] = set()
-        self.delay = 0.0
+        self.forget()
         self.app = FastAPI()
         self.app.get("/v1/models")(self._models)
         self.app.post("/v1/chat/completions")(self._complete)
         self.app.post("/v1/embeddings")(self._embed)
         self.app.post("/v1/load_lora_adapter")(self._load)
         self.app.post("/v1/unload_lora_adapter")(self._unload)
+
+    def forget(self) -> None:
+        """Be as new."""
+        self.say: Callable[[str, str], str] = lambda model, question: f"{model}: {question.splitlines()[-1]}"
+        self.asked: list[dict[str, Any]] = []
+        self.loaded: list[str] = []
+        self.failing: set[str] = set()
+        self.delay = 0.0
 
     def _models(self) -> dict[str, Any]:
         return {"object": "list", "data": [{"id": name, "object": "model"} for name in ["base-model", *self.loaded]]}
