@@ -58,15 +58,18 @@ class Processes:
     # Processes --------------------------------------------------------------------------------------------------------
 
     def start(self, *names: str) -> None:
+        """`web`, `awake`, `clock`; more of a kind as `web.PORT` (at that port), `awake.2`, `awake.3`."""
         for name in names:
-            extra = ["--port", str(urlsplit(str(self.settings.public_base_url)).port)] if name == "web" else []
+            command, _, which = name.partition(".")
+            port = which or str(urlsplit(str(self.settings.public_base_url)).port)
+            extra = ["--port", port] if command == "web" else []
             with (self.folder / f"{name}.log").open("ab") as output:
                 self.running[name] = subprocess.Popen(
-                    [sys.executable, "-m", "bot.cli", name, *extra], env={**os.environ, **self.environment},
+                    [sys.executable, "-m", "bot.cli", command, *extra], env={**os.environ, **self.environment},
                     stdout=output, stderr=subprocess.STDOUT,
                 )  # fmt: skip
-        if "web" in names:
-            self.until(self._web_answers, PATIENCE)
+            if command == "web":
+                self.until(lambda: _answers(f"http://127.0.0.1:{port}/healthz"), PATIENCE)  # noqa: B023
 
     def kill(self, name: str) -> None:
         """SIGKILL; nothing is said, nothing is finished."""
@@ -81,12 +84,6 @@ class Processes:
                 process.wait(12)
             except subprocess.TimeoutExpired:
                 process.kill()
-
-    def _web_answers(self) -> bool:
-        try:
-            return httpx.get(f"{self.settings.public_base_url}/healthz", timeout=2.0).is_success
-        except httpx.HTTPError:
-            return False
 
     # Traffic ----------------------------------------------------------------------------------------------------------
 
@@ -212,6 +209,13 @@ def processes(
             yield found
         finally:
             found.stop()
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=2.0).is_success
+    except httpx.HTTPError:
+        return False
 
 
 def _port(url: str) -> int:

@@ -10,6 +10,7 @@ Each test has a short form, and a long one with the figures of the reliability g
     6  latency, resets, half-open connections, everywhere          nothing twice, recovery within 30 s
     7  forged, truncated, re-serialised bodies; rotated secrets    401, and nothing stored
     8  stale Slack requests, byte-exact replays                    refused; one answer in total
+    -  two web and three worker processes, one of each killed      one answer each
 """
 
 import random
@@ -329,6 +330,39 @@ def test_8_what_is_stale_is_refused_and_what_is_replayed_is_answered_once(system
     system.settle()
     assert system.answers_to(requests, addresses) == [1] * 4
     assert system.violations() == []
+
+
+@pytest.mark.parametrize("messages", [pytest.param(24, id="short"), pytest.param(600, id="long", marks=slow)])
+def test_two_web_and_three_worker_processes_share_the_work(
+    system: Processes, messages: int, record_property: Any
+) -> None:
+    """docs/scale.md. Each event comes to both doors at once; in the middle, one door and one worker are killed."""
+    door = _free_port()
+    more = (f"web.{door}", "awake.2", "awake.3")
+    system.start(*more)
+    system.model.delay = 0.1
+    try:
+        requests, addresses = people(system, messages)
+        elsewhere = [replace(one, url=one.url.replace(_address(system), f"127.0.0.1:{door}")) for one in requests]
+        half = messages // 2
+        both = [pair for pairs in zip(requests[:half], elsewhere[:half], strict=True) for pair in pairs]
+        assert set(system.deliver(both)) == {200}
+        system.kill("awake.2")
+        system.kill(f"web.{door}")
+        assert set(system.deliver(requests[half:])) == {200}
+        took = system.settle()
+        report(record_property, "several processes", messages=messages, settled_after_s=round(took, 1))
+        assert system.answers_to(requests, addresses) == [1] * messages
+        assert system.violations() == []
+    finally:
+        system.model.delay = 0.0
+        for name in more:
+            system.kill(name)
+            del system.running[name]
+
+
+def _address(system: Processes) -> str:
+    return str(system.settings.public_base_url).removeprefix("http://")
 
 
 def _signed_at(system: Processes, request: Signed, seconds: int) -> Signed:
