@@ -27,6 +27,7 @@ import pytest
 import redis
 from processes import PATIENCE, Processes, beside_any_loop, processes
 from proxy import Mode
+from pydantic import SecretStr
 
 from bot.bench.load import fire
 from bot.simulator import traffic
@@ -298,14 +299,10 @@ def _forged(rng: random.Random, request: Signed) -> Signed:
 
 def test_7_a_rotated_secret_is_taken_until_it_is_taken_away(system: Processes) -> None:
     """META_APP_SECRET_PREVIOUS: what Meta still signs with the old one is no forgery."""
-    old = system.settings.model_copy(
-        update={"meta_app_secret": type(system.settings.meta_app_secret)("old-meta-secret")}
-    )
+    old = system.settings.model_copy(update={"meta_app_secret": SecretStr("old-meta-secret")})
     signed = [traffic.meta_text(old, "Oi", sender=f"+55119{next(_numbers):08d}") for _ in range(20)]
     assert set(system.deliver(signed)) == {200}
-    older = system.settings.model_copy(
-        update={"meta_app_secret": type(system.settings.meta_app_secret)("older-secret")}
-    )
+    older = system.settings.model_copy(update={"meta_app_secret": SecretStr("older-secret")})
     signed = [traffic.meta_text(older, "Oi", sender=f"+55119{next(_numbers):08d}") for _ in range(20)]
     assert set(system.deliver(signed)) == {401}
     system.settle()
