@@ -1,9 +1,10 @@
 """Sentences to vectors: the project's MiniLM that was taught Portuguese, or any sentence-transformers model.
 
 `all-MiniLM-L6-v2` understands English only, and says so to nobody: on Portuguese questions it ranks almost at
-random. `minilm-pt` keeps it for English texts, unchanged, and reads Portuguese ones with a vocabulary and a LoRA of
+random. `minilm-pt-2` keeps it for English texts, unchanged, and reads Portuguese ones with a vocabulary and a LoRA of
 their own (`minilm_pt/`, made by `python -m learning.embedder`), taught to give a Portuguese text the vector that the
-English model gives its translation. So both languages share one space, and English loses nothing.
+English model gives its translation, and a question one beside its passage's. So both languages share one space, and
+English loses nothing.
 
 Which of the two reads a text is decided per text, by `LanguageGuess`.
 """
@@ -24,7 +25,7 @@ from transformers import BertConfig, BertModel
 
 from core.errors import SettingError
 
-TAUGHT = "minilm-pt"
+TAUGHT = "minilm-pt-2"
 ORIGINAL = "minilm"
 FOLDER = Path(__file__).parent / "minilm_pt"
 WEIGHTS = "weights.safetensors"
@@ -52,7 +53,7 @@ def load_embedder(name: str, data_dir: Path) -> Embedder:
     """The embedder that `EMBEDDING_MODEL` names.
 
     Args:
-        name: `minilm-pt` (the default), `minilm` (the original, English only), or a sentence-transformers model:
+        name: `minilm-pt-2` (the default), `minilm` (the original, English only), or a sentence-transformers model:
             a folder, or a name on the hub.
         data_dir: where a model from the hub is kept.
 

@@ -98,7 +98,7 @@ class _EngineMetrics:
 
 @click.command()
 @click.option("--base", default="", help="Folder, hub name, `embedded`, or `none` to serve embeddings only.")
-@click.option("--embedder", default="minilm-pt", show_default=True, help="Its name, or `none`.")
+@click.option("--embedder", default="minilm-pt-2", show_default=True, help="Its name, or `none`.")
 @click.option("--data-dir", type=click.Path(file_okay=False, path_type=Path), required=True)
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", type=int, required=True)

@@ -9,7 +9,7 @@ import openai
 from core.errors import ModelUnavailable
 from core.settings import EMBEDDED, Settings
 
-EMBEDDED_EMBEDDER = "minilm-pt"  # what our own model server calls it
+EMBEDDED_EMBEDDER = "minilm-pt-2"  # what our own model server calls it
 _CACHED = 2048
 
 

