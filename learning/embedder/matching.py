@@ -18,7 +18,7 @@ from tokenizers import Tokenizer
 from integrations.huggingface.embedder import padded
 from learning.embedder.pairs import Pair
 from learning.embedder.questions import Asked
-from learning.embedder.student import Student, rate
+from learning.embedder.student import Optimiser, Student
 
 OTHERS = 12  # passages of a batch that answer none of its questions
 
@@ -65,15 +65,7 @@ def match(
     chance = random.Random(seed)
     tokenizer.enable_truncation(96)
     aim, weights = torch.from_numpy(targets), [pair.weight for pair in pairs]
-    dense = [parameter for name, parameter in student.named_parameters() if "lora_" in name]
-    optimizers: list[torch.optim.Optimizer] = [
-        torch.optim.AdamW(dense, lr=recipe.rate, weight_decay=0.0),
-        torch.optim.SparseAdam(student.rows.parameters(), lr=3 * recipe.rate),
-    ]
-    schedules = [
-        torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step / recipe.steps, recipe.warmup))
-        for optimizer in optimizers
-    ]
+    optimiser = Optimiser(student, recipe.steps, rate=recipe.rate, rate_rows=3 * recipe.rate, warmup=recipe.warmup)
 
     def read(texts: Sequence[str]) -> torch.Tensor:
         vectors: torch.Tensor = student(*padded([encoding.ids for encoding in tokenizer.encode_batch(list(texts))]))
@@ -92,12 +84,7 @@ def match(
         )
         rows = chance.choices(range(len(pairs)), weights=weights, k=recipe.batch)
         distance = (read([pairs[row].portuguese for row in rows]) - aim[rows]).square().sum(1).mean()
-        (matching + recipe.translations * distance).backward()
-        torch.nn.utils.clip_grad_norm_(dense, 1.0)
-        for optimizer, schedule in zip(optimizers, schedules, strict=True):
-            optimizer.step()
-            schedule.step()
-            optimizer.zero_grad(set_to_none=True)
+        optimiser.step(matching + recipe.translations * distance)
         matched, distilled = matched + matching.item(), distilled + distance.item()
         if step % 50 == 0 or step == recipe.steps:
             since = (step - 1) % 50 + 1

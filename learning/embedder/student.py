@@ -94,6 +94,31 @@ class Student(nn.Module):
         return found
 
 
+class Optimiser:
+    """Moves a student's LoRA and its words' rows, each at its own rate, along one schedule.
+
+    Only the rows of a batch's words move: a dense step would cost as much as the batch itself.
+    """
+
+    def __init__(self, student: Student, steps: int, *, rate: float, rate_rows: float, warmup: float) -> None:
+        self._dense = [parameter for name, parameter in student.named_parameters() if "lora_" in name]
+        self._parts: list[torch.optim.Optimizer] = [
+            torch.optim.AdamW(self._dense, lr=rate, weight_decay=0.0),
+            torch.optim.SparseAdam(student.rows.parameters(), lr=rate_rows),
+        ]
+        self._schedules = [
+            torch.optim.lr_scheduler.LambdaLR(part, lambda step: _rate(step / steps, warmup)) for part in self._parts
+        ]
+
+    def step(self, loss: torch.Tensor) -> None:
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self._dense, 1.0)
+        for part, schedule in zip(self._parts, self._schedules, strict=True):
+            part.step()
+            schedule.step()
+            part.zero_grad(set_to_none=True)
+
+
 def train(
     student: Student,
     tokenizer: Tokenizer,
@@ -121,28 +146,14 @@ def train(
         for _ in range(recipe.epochs)
         for batch in _batches(_draw(weights, chance), ids, recipe.batch_tokens, chance)
     ]
-    dense = [parameter for name, parameter in student.named_parameters() if "lora_" in name]
-    optimizers: list[torch.optim.Optimizer] = [
-        torch.optim.AdamW(dense, lr=recipe.rate, weight_decay=0.0),
-        # Only the rows of a batch's words move: a dense step would cost as much as the batch itself.
-        torch.optim.SparseAdam(student.rows.parameters(), lr=recipe.rate_rows),
-    ]
-    schedules = [
-        torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step / len(batches), recipe.warmup))
-        for optimizer in optimizers
-    ]
+    optimiser = Optimiser(student, len(batches), rate=recipe.rate, rate_rows=recipe.rate_rows, warmup=recipe.warmup)
     student.train()
     start, losses, seen, epoch = time.monotonic(), 0.0, 0, 0
     for at, batch in enumerate(batches):
         vectors = student(*padded([ids[row] for row in batch]))
         # Squared distance of vectors of length 1.
         loss = (vectors - aim[batch]).square().sum(1).mean()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(dense, 1.0)
-        for optimizer, schedule in zip(optimizers, schedules, strict=True):
-            optimizer.step()
-            schedule.step()
-            optimizer.zero_grad(set_to_none=True)
+        optimiser.step(loss)
         losses += loss.item() * len(batch)
         seen += len(batch)
         if seen >= drawn or at == len(batches) - 1:
@@ -169,6 +180,6 @@ def _batches(rows: list[int], ids: Sequence[Sequence[int]], most: int, chance: r
     return batches
 
 
-def rate(done: float, warmup: float) -> float:
+def _rate(done: float, warmup: float) -> float:
     """Share of the full rate: up in a line, then down along a cosine."""
     return done / warmup if done < warmup else 0.5 * (1 + math.cos(math.pi * (done - warmup) / (1 - warmup)))
