@@ -75,7 +75,7 @@ class Settings(BaseSettings):
     model_threads: int = Field(0, ge=0)
     reply_max_tokens: int = Field(96, ge=8, le=2048)
     reply_timeout: float = Field(30.0, gt=0)
-    retrieval_passages: int = Field(3, ge=1, le=10)
+    retrieval_passages: int = Field(2, ge=1, le=10)
     history_turns: int = Field(2, ge=0, le=20)
 
     # Awake
