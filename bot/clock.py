@@ -22,7 +22,7 @@ from core.db import get_engine, transaction
 from core.parent import end_with_parent
 from core.partitions import ensure_partitions
 from core.settings import Settings, get_settings
-from integrations.redis.queue import connect, enqueue, ring
+from integrations.redis.queue import connect, enqueue, enqueue_once, ring
 
 log = logging.getLogger(__name__)
 
@@ -63,8 +63,7 @@ def sweep(engine: Engine, client: redis.Redis) -> int:
         forgotten = [row[0] for row in session.execute(_FORGOTTEN, {"grace": GRACE})]
         unsent = [row[0] for row in session.execute(_UNSENT)]
     ring(client, forgotten)
-    for lane in set(unsent) - set(forgotten):
-        enqueue(client, jobs.SEND, lane, at_most_every=2.0)
+    enqueue_once(client, jobs.SEND, set(unsent) - set(forgotten))
     return len(forgotten) + len(unsent)
 
 

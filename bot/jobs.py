@@ -29,7 +29,7 @@ from core.messages import (
 )
 from core.tables import InboundEvent, now
 from integrations.meta import webhook as meta
-from integrations.redis.queue import enqueue, ring, ring_later
+from integrations.redis.queue import enqueue, ring, ring_later, taken
 from integrations.slack import webhook as slack
 from integrations.twilio import webhook as twilio
 
@@ -41,17 +41,18 @@ READERS = {"twilio": twilio.read, "meta": meta.read, "slack": slack.read, "web":
 
 def answer(lane: str) -> None:
     """Handle what waits on a lane, oldest first, and send what comes of it."""
-    _work(lane)
+    _work(jobs.ANSWER, lane)
 
 
 def read_signals(lane: str) -> None:
     """The same for a lane of signals: no model is asked."""
-    _work(lane)
+    _work(jobs.READ_SIGNALS, lane)
 
 
 def send(lane: str) -> None:
     """Send what the outbox holds for a lane and is due."""
     awake = get_awake()
+    taken(awake.redis, jobs.SEND, lane)
     with lease(awake.engine, awake.heartbeat, lane) as held:
         if held is not None:
             outbox.deliver(awake, lane, held)
@@ -113,8 +114,9 @@ def media() -> None:
         tidy(session, awake.settings)
 
 
-def _work(lane: str) -> None:
+def _work(job: jobs.Job, lane: str) -> None:
     awake = get_awake()
+    taken(awake.redis, job, lane)
     with lease(awake.engine, awake.heartbeat, lane) as held:
         if held is None:
             return

@@ -22,7 +22,7 @@ from bot.wiring import get_awake, need_redis
 from core.jobs import ANSWER, BELL, READ_SIGNALS
 from core.parent import end_with_parent
 from core.settings import get_settings
-from integrations.redis.queue import connect, queue, rung_by_now
+from integrations.redis.queue import connect, enqueue_once, queue, rung_by_now
 
 log = logging.getLogger(__name__)
 
@@ -92,20 +92,13 @@ def _work(url: str, number: int, stop: threading.Event, workers: list[ThreadWork
 def _answer_bell(url: str, stop: threading.Event) -> None:
     """Turn rung lanes into jobs: one job a lane, however often it rang. What is lost here the sweeper finds."""
     client = connect(url, blocking=True)
-    jobs = queue(client, ANSWER.queue)
     while not stop.is_set():
         try:
             first: Any = client.brpop([BELL], timeout=_LOOK)
             more: Any = client.rpop(BELL, _BATCH) if first else None
             lanes = [lane.decode() for lane in [*(first or ())[1:], *(more or ())]] + rung_by_now(client)
-            prepared = []
-            for lane in dict.fromkeys(lanes):
-                job = READ_SIGNALS if lane.startswith("signals/") else ANSWER
-                prepared.append(
-                    jobs.prepare_data(job.path, args=(lane,), timeout=job.timeout, result_ttl=0, failure_ttl=3600)
-                )
-            if prepared:
-                jobs.enqueue_many(prepared)
+            enqueue_once(client, READ_SIGNALS, [lane for lane in lanes if lane.startswith("signals/")])
+            enqueue_once(client, ANSWER, [lane for lane in lanes if not lane.startswith("signals/")])
         except redis.RedisError as error:
             log.warning("The bell waits for Redis: %s", error)
             stop.wait(1.0)

@@ -7,6 +7,7 @@ would run whatever a writer to Redis likes.
 
 import logging
 import time
+from collections.abc import Iterable
 from typing import Any
 
 import redis
@@ -18,6 +19,8 @@ from rq.serializers import JSONSerializer
 from core.jobs import BELL, LATER, Job
 
 log = logging.getLogger(__name__)
+
+LOST = 20.0  # seconds after which a job that has not begun is put on its queue again
 
 
 def connect(url: str, *, blocking: bool = False) -> redis.Redis:
@@ -48,6 +51,40 @@ def enqueue(client: redis.Redis, job: Job, *args: Any, at_most_every: float = 0.
         if not client.set(recent, 1, nx=True, px=int(at_most_every * 1000)):
             return
     queue(client, job.queue).enqueue_call(job.path, args=args, timeout=job.timeout, result_ttl=0, failure_ttl=3600)
+
+
+def enqueue_once(client: redis.Redis, job: Job, lanes: Iterable[str]) -> None:
+    """Put a job on its queue for each lane that has none waiting there.
+
+    The bell rings and the sweeper finds far more often than a busy worker can look. Without this each of them would add
+    a job, most of them for nothing, and a backlog would grow by being looked at. A job that begins says `taken`;
+    one that got lost before it (Redis emptied, a worker killed) is replaced after `LOST`.
+    """
+    wanted = list(dict.fromkeys(lanes))
+    with client.pipeline(transaction=False) as pipe:
+        for lane in wanted:
+            pipe.set(_waiting(job, lane), 1, nx=True, px=int(LOST * 1000))
+        fresh = [lane for lane, new in zip(wanted, pipe.execute(), strict=True) if new]
+    if fresh:
+        jobs = queue(client, job.queue)
+        jobs.enqueue_many(
+            [
+                jobs.prepare_data(job.path, args=(lane,), timeout=job.timeout, result_ttl=0, failure_ttl=3600)
+                for lane in fresh
+            ]
+        )
+
+
+def taken(client: redis.Redis, job: Job, lane: str) -> None:
+    """The job has begun: what comes for its lane from now on needs another one."""
+    try:
+        client.delete(_waiting(job, lane))
+    except redis.RedisError as error:
+        log.info("The queue was not told that a job began (%s); it will see in %.0f s.", type(error).__name__, LOST)
+
+
+def _waiting(job: Job, lane: str) -> str:
+    return f"npllm:waiting:{job.path}:{lane}"
 
 
 def ring(client: redis.Redis, lanes: list[str]) -> None:

@@ -1,10 +1,13 @@
 """The doorbell: jobs by name, JSON only, not too often."""
 
+import time
+
+import pytest
 import redis as redis_client
 from rq import Queue
 
-from core.jobs import ALL, ANSWER, BELL, GUARD_ROLLOUTS
-from integrations.redis.queue import connect, enqueue, queue, ring
+from core.jobs import ALL, ANSWER, BELL, GUARD_ROLLOUTS, READ_SIGNALS
+from integrations.redis.queue import connect, enqueue, enqueue_once, queue, ring, taken
 
 
 def waiting(client: redis_client.Redis, name: str) -> Queue:
@@ -42,3 +45,20 @@ def test_the_bell_holds_lanes(redis_url: str) -> None:
 def test_every_job_has_a_time_limit_and_a_queue() -> None:
     assert all(job.timeout > 0 and job.queue in ("awake", "asleep") for job in ALL)
     assert len({job.path for job in ALL}) == len(ALL)
+
+
+def test_one_job_a_lane_waits_however_often_it_is_asked_for(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("integrations.redis.queue.LOST", 0.3)
+    client = connect(redis_url)
+    enqueue_once(client, ANSWER, ["a", "b", "a"])
+    enqueue_once(client, ANSWER, ["b", "a"])
+    enqueue_once(client, READ_SIGNALS, ["a"])
+    enqueue_once(client, ANSWER, [])
+    assert [job.args[0] for job in waiting(client, "awake").jobs] == ["a", "b", "a"]
+    taken(client, ANSWER, "a")  # it runs: what comes now it may not see any more
+    enqueue_once(client, ANSWER, ["a", "b"])
+    assert [job.args[0] for job in waiting(client, "awake").jobs] == ["a", "b", "a", "a"]
+    waiting(client, "awake").empty()  # lost
+    time.sleep(0.4)
+    enqueue_once(client, ANSWER, ["a", "b"])
+    assert [job.args[0] for job in waiting(client, "awake").jobs] == ["a", "b"]
