@@ -126,7 +126,7 @@ def export(session: Session, person: str, *, actor: str) -> dict[str, Any]:
         "media": _rows(session, Media, Media.message_id.in_(messages)),
         "handovers": _rows(session, Handover, Handover.conversation_id.in_(talks)),
         "feedback": _rows(session, Feedback, Feedback.customer_id.in_(ids)),
-        "annotation_items": _rows(session, AnnotationItem, AnnotationItem.id.in_(items)),
+        "annotation_items": _rows(session, AnnotationItem, AnnotationItem.message_id.in_(messages)),
         "annotations": _rows(session, Annotation, Annotation.item_id.in_(items)),
         "examples": [_plain(row) for row in learned],
         "assignments": _rows(session, Assignment, Assignment.customer_id.in_(ids)),

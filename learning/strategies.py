@@ -45,7 +45,7 @@ STRATEGIES = {
     )
 }
 # Lambda by base and kind of penalty, found on `valid` (`npllm bench continual --tune`, docs/log.md): never assumed.
-# lambda = 1 freezes the learner, and looks like perfect retention; 0.01 learned two thirds of it on Banking77. A base
+# lambda = 1 freezes the learner, and looks like perfect retention; on Banking77 0.01 halves what is learned. A base
 # that nobody tuned takes the weakest: too weak costs nothing.
 STRENGTHS: dict[str, dict[str, float]] = {"npllm-tiny": {"mas": 0.001}}
 UNTUNED = 0.001

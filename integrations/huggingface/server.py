@@ -26,6 +26,7 @@ from core.errors import NpllmError, SettingError
 from integrations.huggingface.api_errors import Door, install_handlers
 from integrations.huggingface.chat_api import chat_router
 from integrations.huggingface.embedded_base import resolve_base
+from integrations.huggingface.embedder import TAUGHT, load_embedder
 from integrations.huggingface.embeddings_api import Embeddings, embeddings_router
 from integrations.huggingface.engine import Engine
 from integrations.huggingface.exchange import Limits
@@ -98,7 +99,7 @@ class _EngineMetrics:
 
 @click.command()
 @click.option("--base", default="", help="Folder, hub name, `embedded`, or `none` to serve embeddings only.")
-@click.option("--embedder", default="minilm-pt-2", show_default=True, help="Its name, or `none`.")
+@click.option("--embedder", default=TAUGHT, show_default=True, help="Its name, or `none`.")
 @click.option("--data-dir", type=click.Path(file_okay=False, path_type=Path), required=True)
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", type=int, required=True)
@@ -184,13 +185,8 @@ def _is_loopback(host: str) -> bool:
 def _embeddings(name: str, data_dir: Path, engine: Engine | None) -> Embeddings | None:
     if name == NONE:
         return None
-
-    def load():  # type: ignore[no-untyped-def]
-        from integrations.huggingface.embedder import load_embedder
-
-        return load_embedder(name, data_dir)
-
-    return Embeddings(name, load, engine.cores.lend if engine is not None else nullcontext)
+    lend = engine.cores.lend if engine is not None else nullcontext
+    return Embeddings(name, lambda: load_embedder(name, data_dir), lend)
 
 
 if __name__ == "__main__":

@@ -50,7 +50,7 @@ def enqueue(client: redis.Redis, job: Job, *args: Any, at_most_every: float = 0.
         recent = "npllm:recent:" + ":".join([job.path, *map(str, args)])
         if not client.set(recent, 1, nx=True, px=int(at_most_every * 1000)):
             return
-    queue(client, job.queue).enqueue_call(job.path, args=args, timeout=job.timeout, result_ttl=0, failure_ttl=3600)
+    queue(client, job.queue).enqueue_call(job.path, args=args, **_kept(job))
 
 
 def enqueue_once(client: redis.Redis, job: Job, lanes: Iterable[str]) -> None:
@@ -67,12 +67,12 @@ def enqueue_once(client: redis.Redis, job: Job, lanes: Iterable[str]) -> None:
         fresh = [lane for lane, new in zip(wanted, pipe.execute(), strict=True) if new]
     if fresh:
         jobs = queue(client, job.queue)
-        jobs.enqueue_many(
-            [
-                jobs.prepare_data(job.path, args=(lane,), timeout=job.timeout, result_ttl=0, failure_ttl=3600)
-                for lane in fresh
-            ]
-        )
+        jobs.enqueue_many([jobs.prepare_data(job.path, args=(lane,), **_kept(job)) for lane in fresh])
+
+
+def _kept(job: Job) -> dict[str, Any]:
+    """How long a job may take, and what RQ keeps of it: nothing of a success, a failure for an hour."""
+    return {"timeout": job.timeout, "result_ttl": 0, "failure_ttl": 3600}
 
 
 def taken(client: redis.Redis, job: Job, lane: str) -> None:

@@ -20,6 +20,7 @@ from learning.embedder.pairs import Pair
 from learning.embedder.questions import Asked
 from learning.embedder.student import Optimiser, Student
 
+MAX_TOKENS = 96  # of a question, a passage or a translation; the rest is cut
 OTHERS = 12  # passages of a batch that answer none of its questions
 
 
@@ -63,7 +64,7 @@ def match(
         report: called every 50 steps with the step, the mean losses of matching and distillation, and the seconds.
     """
     chance = random.Random(seed)
-    tokenizer.enable_truncation(96)
+    tokenizer.enable_truncation(MAX_TOKENS)
     aim, weights = torch.from_numpy(targets), [pair.weight for pair in pairs]
     optimiser = Optimiser(student, recipe.steps, rate=recipe.rate, rate_rows=3 * recipe.rate, warmup=recipe.warmup)
 

@@ -7,6 +7,7 @@ them, and what is measured on it stays held out.
 from dataclasses import dataclass
 from itertools import islice
 
+from core.shop import CONTEXTS, passages
 from learning.starter.corpus import stream
 
 
@@ -33,6 +34,4 @@ def asked(size: int, *, seed: int) -> list[Asked]:
 
 def shop_titles() -> list[Asked]:
     """The example shop's passages under their titles; never its questions."""
-    from core.shop import CONTEXTS, passages
-
     return [Asked(passage.title, passage.text) for context in CONTEXTS for passage in passages(context, "pt")]

@@ -23,6 +23,7 @@ from servers import ScriptedModel, serving
 from bot.history import History, Violation, check
 from bot.simulator.traffic import Signed
 from bot.simulator.vendors import create_vendors
+from bot.up.system import answers
 from core.db import get_engine, transaction
 from core.settings import Settings
 
@@ -69,7 +70,7 @@ class Processes:
                     stdout=output, stderr=subprocess.STDOUT,
                 )  # fmt: skip
             if command == "web":
-                self.until(lambda: _answers(f"http://127.0.0.1:{port}/healthz"), PATIENCE)  # noqa: B023
+                self.until(lambda: answers(f"http://127.0.0.1:{port}/healthz"), PATIENCE)  # noqa: B023
 
     def kill(self, name: str) -> None:
         """SIGKILL; nothing is said, nothing is finished."""
@@ -209,13 +210,6 @@ def processes(
             yield found
         finally:
             found.stop()
-
-
-def _answers(url: str) -> bool:
-    try:
-        return httpx.get(url, timeout=2.0).is_success
-    except httpx.HTTPError:
-        return False
 
 
 def _port(url: str) -> int:
