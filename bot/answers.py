@@ -176,21 +176,19 @@ def _put_in_outbox(
     if rateable and room is not None and len(parts[-1]) > room:
         question = guardrails.ASK_RATING if ask_rating else guardrails.DID_IT_HELP
         parts = [*split_text(answer.text, client.max_text), question[turn.language]]
+    rows = []
     for number, part in enumerate(parts, 1):
         payload: dict[str, Any] = {"address": conversation.address, "text": part}
         if shown and number == 1:
             payload["extra"] = shown
         if rateable and number == len(parts):
             payload["buttons"] = _buttons(str(answer.id), turn.language)[: client.limits.buttons]
-        session.execute(
-            insert(OutboxItem)
-            .values(
-                id=new_id(), message_id=answer.id, conversation_id=conversation.id, in_reply_to=answer.in_reply_to,
-                kind="answer", part=number, parts=len(parts), channel=conversation.channel, lane=conversation.lane,
-                payload=payload,
-            )
-            .on_conflict_do_nothing()
-        )  # fmt: skip
+        rows.append({
+            "id": new_id(), "message_id": answer.id, "conversation_id": conversation.id,
+            "in_reply_to": answer.in_reply_to, "kind": "answer", "part": number, "parts": len(parts),
+            "channel": conversation.channel, "lane": conversation.lane, "payload": payload,
+        })  # fmt: skip
+    session.connection().execute(insert(OutboxItem).on_conflict_do_nothing(), rows)  # plain rows: no mapper needed
 
 
 def _buttons(answer_id: str, language: Language) -> list[list[str]]:

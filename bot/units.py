@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import case, func, select, text, update
+from sqlalchemy import bindparam, case, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -30,6 +30,33 @@ _SLOW = text("""
         ORDER BY created_at DESC LIMIT 2000
     ) latest HAVING count(*) >= :least
 """)
+
+
+def _count() -> Any:
+    """The unit's counts, inserted or added to; whether it was inserted."""
+    counts = ("served", "failed", "slow", "unsafe")
+    drawn = ("rollout_id", "customer_id", "epoch", "arm", "probability", "holdback", "stage", "solicited")
+    statement = insert(Assignment).values({name: bindparam(name) for name in (*drawn, *counts)})
+    same_arm = Assignment.arm == statement.excluded.arm  # a unit that joined the challenger meanwhile is no evidence
+    return statement.on_conflict_do_update(
+        index_elements=["rollout_id", "customer_id", "epoch"],
+        set_={name: getattr(Assignment, name) + case((same_arm, statement.excluded[name]), else_=0) for name in counts},
+    ).returning(text("xmax = 0"))  # Postgres: no older version of the row, so it was inserted
+
+
+# Built once: every turn runs them, and building one takes longer than Postgres takes to run it.
+_COUNT = _count()
+_LEFT = select(AdapterVersion.name).where(
+    AdapterVersion.state == "quarantined",
+    AdapterVersion.id
+    == select(Message.adapter_version_id)
+    .where(
+        Message.conversation_id == bindparam("conversation"), Message.direction == "out", Message.version.is_not(None)
+    )
+    .order_by(Message.id.desc())
+    .limit(1)
+    .scalar_subquery(),
+)
 
 
 @dataclass(frozen=True)
@@ -59,16 +86,7 @@ def logged(route: Route) -> dict[str, Any]:
 
 def left_version(session: Session, conversation_id: uuid.UUID) -> str | None:
     """The version of the conversation's latest answer, where it has been taken back since: this turn leaves it."""
-    latest = (
-        select(Message.adapter_version_id)
-        .where(Message.conversation_id == conversation_id, Message.direction == "out", Message.version.is_not(None))
-        .order_by(Message.id.desc())
-        .limit(1)
-        .scalar_subquery()
-    )
-    return session.scalar(
-        select(AdapterVersion.name).where(AdapterVersion.id == latest, AdapterVersion.state == "quarantined")
-    )
+    return session.scalar(_LEFT, {"conversation": conversation_id})
 
 
 def count_reply(session: Session, customer_id: uuid.UUID, route: Route, outcome: Outcome) -> bool:
@@ -79,20 +97,15 @@ def count_reply(session: Session, customer_id: uuid.UUID, route: Route, outcome:
     if route.rollout_id is None:
         return False
     slow = route.slow_ms is not None and not outcome.failed and (outcome.latency_ms or 0.0) > route.slow_ms
-    counts = {"served": 1, "failed": int(outcome.failed), "slow": int(slow), "unsafe": int(outcome.unsafe)}
-    statement = insert(Assignment).values(
-        rollout_id=route.rollout_id, customer_id=customer_id, epoch=route.epoch, arm=route.arm,
-        probability=route.probability, holdback=route.holdback, stage=route.stage, solicited=route.solicited, **counts,
+    is_new = session.connection().scalar(
+        _COUNT,
+        {
+            "rollout_id": route.rollout_id, "customer_id": customer_id, "epoch": route.epoch, "arm": route.arm,
+            "probability": route.probability, "holdback": route.holdback, "stage": route.stage,
+            "solicited": route.solicited, "served": 1, "failed": int(outcome.failed), "slow": int(slow),
+            "unsafe": int(outcome.unsafe),
+        },
     )  # fmt: skip
-    same_arm = Assignment.arm == statement.excluded.arm  # a unit that joined the challenger meanwhile is no evidence
-    is_new = session.scalar(
-        statement.on_conflict_do_update(
-            index_elements=["rollout_id", "customer_id", "epoch"],
-            set_={
-                name: getattr(Assignment, name) + case((same_arm, statement.excluded[name]), else_=0) for name in counts
-            },
-        ).returning(text("xmax = 0"))  # Postgres: no older version of the row, so it was inserted
-    )
     if route.arm == "challenger":
         _count_failures_in_a_row(session, route.rollout_id, outcome.failed)
     return bool(is_new)

@@ -1,11 +1,12 @@
 """What routing costs: a direct call, a routed one, and one whose turn is stored before the reply is given.
 
-The model is a stub on loopback in a process of its own that answers at once, so that what is left is ours. The three
+The model is a stub on loopback in a process of its own that answers at once, so that what is left is ours. The four
 take turns, call by call: whatever else the machine does falls on all of them alike.
 
     direct    the client asks the model server for one version
     routed    the router draws the arm, and the version's server is asked (as a turn does)
     stored    routed, and the answer, its outbox row, its unit and the ledger's "handled" committed (as a turn does)
+    commit    one row written and committed, nothing else: what the disk takes of `stored`
 """
 
 import asyncio
@@ -19,6 +20,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+import psycopg
 from sqlalchemy.orm import Session
 
 from bot import people, rollouts
@@ -29,7 +31,7 @@ from bot.lanes import lease
 from bot.recall import Recalled
 from bot.wiring import Awake, build
 from core import registry
-from core.db import transaction
+from core.db import psycopg_url, transaction
 from core.messages import Identifier, InboundMessage, Person
 from core.prompts import ChatMessage
 from core.rollouts import Plan, Stage
@@ -43,7 +45,7 @@ PLAN = Plan("bench", (Stage(0.5, 30, 0.0, 0.15),))
 
 
 def run(*, calls: int) -> dict[str, Any]:
-    """{calls, direct|routed|stored: {p50_ms, p99_ms}, overhead: {routed_ms, stored_ms}}; times in milliseconds."""
+    """{calls, direct|routed|stored|commit: {p50_ms, p99_ms}, overhead: {routed_ms, stored_ms}}; all in milliseconds."""
     with temporary_ground() as (system, _), _stub() as url:
         settings = load_settings(running=False, inference_url=f"{url}/v1", simulator="off", **_of(system.environment))
         awake = build(settings)
@@ -60,8 +62,8 @@ def _measure(awake: Awake, calls: int) -> dict[str, Any]:
         registry.crown(session, "customers", champion.id, expected=None)
         rollouts.start(session, challenger.name, PLAN, actor="bench")
     awake.models._loaded |= {champion.name, challenger.name}
-    times = {name: [0.0] * calls for name in ("direct", "routed", "stored")}
-    with lease(awake.engine, awake.heartbeat, "bench") as lane:
+    times = {name: [0.0] * calls for name in ("direct", "routed", "stored", "commit")}
+    with lease(awake.engine, awake.heartbeat, "bench") as lane, _bare_commit(awake) as commit:
         assert lane is not None
         turns = [_turn(awake) for _ in range(min(calls, PEOPLE))]
 
@@ -77,14 +79,14 @@ def _measure(awake: Awake, calls: int) -> dict[str, Any]:
             save(awake, event, turn, lane, Generated(reply.text, route.version, reply, (), ()), route, Recalled(None))
 
         kinds: list[tuple[str, Callable[[Turn, int, str], Any]]] = [
-            ("direct", direct), ("routed", routed), ("stored", stored)
+            ("direct", direct), ("routed", routed), ("stored", stored), ("commit", commit)
         ]  # fmt: skip
         for number in range(-50, calls):  # the first fifty warm up
             turn, event = _incoming(awake, turns[number % len(turns)])
             # The direct call asks for the version that the router is going to draw: each has a connection of its own.
             drawn = awake.router.route("customers", str(turn.customer_id)).version
             model = drawn.name or awake.models.base
-            for name, call in kinds[number % 3 :] + kinds[: number % 3]:
+            for name, call in kinds[number % 4 :] + kinds[: number % 4]:
                 started = time.perf_counter()
                 call(turn, event, model)
                 if number >= 0:
@@ -97,6 +99,18 @@ def _measure(awake: Awake, calls: int) -> dict[str, Any]:
         for name in ("routed", "stored")
     }
     return found
+
+
+@contextmanager
+def _bare_commit(awake: Awake) -> Iterator[Callable[[Turn, int, str], None]]:
+    """A row and its commit through the driver alone."""
+    with psycopg.connect(psycopg_url(str(awake.settings.database_url)), autocommit=True) as connection:
+        connection.execute("CREATE TABLE bench_commit (event bigint)")
+
+        def commit(turn: Turn, event: int, model: str) -> None:
+            connection.execute("INSERT INTO bench_commit VALUES (%s)", [event])
+
+        yield commit
 
 
 def _version(session: Session) -> Any:

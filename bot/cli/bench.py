@@ -66,8 +66,9 @@ def router(calls: int, as_json: bool) -> None:
     if as_json:
         print_json(found)
         return
-    for name in ("direct", "routed", "stored"):
-        over = f", {found['overhead'][f'{name}_ms']:.3f} ms over direct" if name != "direct" else ""
+    for name in ("direct", "routed", "stored", "commit"):
+        over = found["overhead"].get(f"{name}_ms")
+        over = "" if over is None else f", {over:.3f} ms over direct"
         click.echo(f"{name}: p50 {found[name]['p50_ms']:.3f} ms, p99 {found[name]['p99_ms']:.3f} ms{over}")
 
 
