@@ -138,7 +138,7 @@ def _counter(
     log: Log, now: Now, start: int, *, every: float, most: int, fails: Callable[[Floats, Floats], Bools]
 ) -> Act | None:
     """Rolled back at the first vote after the `most`-th interval that failed; an interval without data does not."""
-    interval = np.floor(log.at / every).astype(np.int64)
+    interval = np.maximum(log.at // every, 0).astype(np.int64)  # a clock that is behind rates before the start
     intervals = int(interval[-1]) + 1 if len(interval) else 0
     rate = []
     for arm in (log.canary, ~log.canary):

@@ -65,6 +65,17 @@ class TestTheSameEyes:
         assert {**one, "seconds": 0} == {**other, "seconds": 0}
         assert set(one["rules"]) == set(RULES)
 
+    def test_a_clock_that_is_behind_rates_in_the_first_hour(self) -> None:
+        one = np.ones(7)
+        log = Log(
+            y=0 * one, canary=one > 0, w=0.5 * one, stage=np.zeros(7, int), ratings=one.astype(int),
+            at=np.array([-0.05, 0.5, 1.5, 2.5, 3.5, 4.5, 5.5]) * HOUR, liked=np.zeros(7, int), assigned_canary=one > 0,
+            assigned_w=0.5 * one, failed=one < 0, slow=one < 0, unsafe=one < 0, first=np.zeros(7),
+        )  # fmt: skip
+        act = RULES["failure counter (Flagger-like)"](log, Now(PRESETS["large"], 0, 0.0, "running", DAY), 0)
+
+        assert act is not None and (act.vote, act.action) == (6, "rollback")  # after the fifth bad hour
+
 
 class TestPeople:
     def test_there_are_as_many_votes_as_asked_for_and_as_good(self) -> None:
