@@ -77,6 +77,48 @@ def test_forty_at_a_time_store_each_item_once(database_url: str, redis_url: str)
     assert set(bell(redis_url)) == {f"l{number}" for number in range(5)}
 
 
+def test_what_comes_together_shares_commits_and_each_hears_what_was_new_of_its_own(
+    database_url: str, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    insert = Intake._insert
+
+    async def counting(intake: Intake, rows: Any) -> Any:
+        sizes.append(len(rows))
+        return await insert(intake, rows)
+
+    monkeypatch.setattr(Intake, "_insert", counting)
+    deliveries = [[item("a")], [item("b")], [item("c"), item("d")], [item("d"), item("e")], [item("c")], [item("f")]]
+
+    async def work(intake: Intake) -> list[int]:
+        return await asyncio.gather(*(intake.store("meta", items) for items in deliveries))
+
+    assert run(database_url, redis_url, work) == [1, 1, 2, 1, 0, 1]
+    assert sizes == [8]
+    assert [row["external_id"] for row in ledger(database_url)] == list("abcdef"), "in the order they came"
+
+
+def test_what_cannot_be_stored_takes_nobody_with_it(
+    database_url: str, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    insert = Intake._insert
+
+    async def picky(intake: Intake, rows: Any) -> Any:
+        if any(key == "bad" for _, key, *_ in rows):
+            raise psycopg.DataError("unreadable")
+        return await insert(intake, rows)
+
+    monkeypatch.setattr(Intake, "_insert", picky)
+
+    async def work(intake: Intake) -> list[Any]:
+        stores = [intake.store("meta", [item(key)]) for key in ("a", "bad", "b")]
+        return await asyncio.gather(*stores, return_exceptions=True)
+
+    one, bad, other = run(database_url, redis_url, work)
+    assert (one, other) == (1, 1) and isinstance(bad, psycopg.DataError)
+    assert [row["external_id"] for row in ledger(database_url)] == ["a", "b"]
+
+
 @pytest.mark.parametrize("many", [False, True])
 def test_what_postgres_cannot_keep_is_cleaned(database_url: str, redis_url: str, many: bool) -> None:
     payload = {"nul": "a\x00b", "k\x00ey": ["\ud83d!", float("nan"), float("-inf"), 1.5], "deep": {"x": "\udc00"}}
