@@ -4,6 +4,9 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
+
+import psutil
 
 PARENT = "NPLLM_PARENT_PID"
 
@@ -11,11 +14,18 @@ PARENT = "NPLLM_PARENT_PID"
 def end_with_parent() -> None:
     """Watch the parent from a thread; when it is gone, ask this process to stop. Only for children of `npllm up`."""
     expected = os.environ.get(PARENT)
-    if not expected or os.getppid() != int(expected):
-        return
+    if expected and os.getppid() == int(expected):
+        _end_when(lambda: os.getppid() != int(expected))
 
+
+def end_with(pid: int) -> None:
+    """Watch a process that is no parent of this one, say its grandparent."""
+    _end_when(lambda: not psutil.pid_exists(pid))
+
+
+def _end_when(gone: Callable[[], bool]) -> None:
     def watch() -> None:
-        while os.getppid() == int(expected):
+        while not gone():
             time.sleep(1.0)
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(10)

@@ -179,6 +179,7 @@ class Settings(BaseSettings):
     epochs: int = Field(2, ge=1, le=100)
     retention_target: float = Field(0.95, ge=0.7, le=1)
     training_threads: int = Field(0, ge=0)
+    training_processes: int = Field(1, ge=1, le=64)
 
     @field_validator(
         "fallback_models", "chat_allowed_origins", "slack_operators", "slack_reviewers", "alert_email_to", mode="before"

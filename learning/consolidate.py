@@ -15,7 +15,6 @@ ends the night. So a night killed anywhere leaves one registered version or none
 import dataclasses
 import logging
 import shutil
-import time
 import uuid
 from pathlib import Path
 from typing import Any
@@ -91,32 +90,18 @@ def _train(night: Night, material: Material) -> None:
     """Imports torch: nothing above does."""
     import torch
 
-    from learning import lora
-    from learning.dataset import encode
-    from learning.learn import learn
+    from learning import lora, parallel
+    from learning.publish import seal
     from learning.train import Progress, Recipe
+    from learning.training import Training
 
     settings = night.settings
     cores = SpareCores(settings.training_threads or 2)
     torch.set_num_threads(cores.now())
-    torch.manual_seed(night.seed)
     night.claim.tell(stage="train")
-    model, tokenizer = lora.load_base(night.base.path)
-    folder = None
+    parent = None
     if night.parent is not None:
-        folder = registry.fetch_verified(night.store, night.parent, base_revision=night.base.revision)
-        adapted = lora.load_adapter(model, folder)
-    else:
-        adapted = lora.new_adapter(
-            model,
-            base_name=night.base.name,
-            base_revision=night.base.revision,
-            rank=settings.lora_rank,
-            seed=night.seed,
-        )
-
-    def rows(examples: list[TrainingExample]) -> list[Any]:
-        return [encode(tokenizer, to_example(example)) for example in examples]
+        parent = registry.fetch_verified(night.store, night.parent, base_revision=night.base.revision)
 
     def report(progress: Progress) -> None:
         torch.set_num_threads(cores.now())  # the day goes on beside the night: take what it leaves
@@ -125,16 +110,19 @@ def _train(night: Night, material: Material) -> None:
             seconds_left=round(progress.remaining, 1),
         )  # fmt: skip
 
+    def examples(rows: list[TrainingExample]) -> list[Any]:
+        return [to_example(row) for row in rows]
+
     recipe = Recipe(learning_rate=settings.learning_rate, epochs=settings.epochs, seed=night.seed)
     strength = _strength(night)
-    with lora.quick_products(adapted):
-        learned = learn(
-            adapted, night.strategy, new=rows(material.new), replayed=rows(material.replayed), share=material.share,
-            holdout=rows(material.held_out) if len(material.held_out) >= 30 else [],
-            memory=_memory(night, folder, adapted, rows(material.known), tokenizer.pad_token_id),
-            strength=strength, pad_id=tokenizer.pad_token_id, recipe=recipe, report=report,
-            checkpoint=night.folder / "checkpoint.pt", deadline=time.monotonic() + night.schedule.seconds,
-        )  # fmt: skip
+    training = Training(
+        base=night.base, parent=parent, rank=settings.lora_rank, strategy=night.strategy, new=examples(material.new),
+        replayed=examples(material.replayed), known=examples(material.known), share=material.share,
+        holdout=examples(material.held_out) if len(material.held_out) >= 30 else [], strength=strength, recipe=recipe,
+        checkpoint=night.folder / "checkpoint.pt", seconds=night.schedule.seconds,
+    )  # fmt: skip
+    parallel.share(training)
+    adapted, learned = training.run(report)
     result = learned.result
     if result.out_of_time:
         limit = f"It stopped at its limit of {night.schedule.seconds / 60:.0f} minutes"
@@ -147,8 +135,6 @@ def _train(night: Night, material: Material) -> None:
         "replay_share": round(learned.replay_share, 4),
         "share_of_parameters": round(lora.share_of_parameters(adapted), 4),
     }  # fmt: skip
-    from learning.publish import seal
-
     seal(
         adapted, night.sealed, importance=learned.memory.importance, fast=learned.memory.fast, facts=facts,
         card=record.card(night, material),
@@ -158,25 +144,6 @@ def _train(night: Night, material: Material) -> None:
     night.claim.tell(
         training_seconds=round(result.seconds, 1), overhead=facts["overhead"], replay_share=facts["replay_share"]
     )
-
-
-def _memory(night: Night, parent: Path | None, model: Any, known: list[Any], pad_id: int) -> Any:
-    """What the parent's night left; importance that it did not leave is estimated from what it knew."""
-    from learning import ema
-    from learning.importance import Importance
-    from learning.learn import Memory, estimate
-
-    memory = Memory()
-    if parent is None:
-        return memory
-    if (parent / artifacts.FAST).exists():
-        memory.fast = ema.load_fast(parent / artifacts.FAST)
-    if night.strategy.penalty is not None:
-        if (parent / artifacts.IMPORTANCE).exists():
-            memory.importance = Importance.load(parent / artifacts.IMPORTANCE)
-        if (memory.importance is None or memory.importance.kind != night.strategy.penalty) and known:
-            memory.importance = estimate(model, night.strategy.penalty, known, pad_id)
-    return memory
 
 
 def _strength(night: Night) -> float:

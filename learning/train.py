@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from core.errors import NightError
+from learning import parallel
 from learning.dataset import IGNORED, Row, collate, mixed_batches, token_losses
 from learning.ema import Average, put, snapshot
 from learning.importance import Penalty
@@ -131,18 +132,19 @@ def train(
     model.train()
 
     for step in range(first_step, len(plan)):
-        if deadline is not None and time.monotonic() > deadline:
+        if deadline is not None and parallel.total(time.monotonic() > deadline):
             result.stopped_early = result.out_of_time = True
             break
         for group in optimiser.param_groups:
             group["lr"] = recipe.learning_rate * schedule(step, len(plan), recipe.warmup)
         loss = accumulate(model, plan[step], pad_id, recipe.micro_batch_tokens)
+        if penalty is not None and parallel.is_first():  # once, whoever adds up
+            penalty.add_gradient(parameters)
+        loss = parallel.add_up(parameters.values(), loss)
         if not math.isfinite(loss):
             raise NightError(
                 f"The loss became {loss} at step {step}.", "Lower LEARNING_RATE, or look at the night's examples."
             )
-        if penalty is not None:
-            penalty.add_gradient(parameters)
         torch.nn.utils.clip_grad_norm_(parameters.values(), recipe.clip)
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
@@ -159,7 +161,7 @@ def train(
             elif best.looks_since >= recipe.patience:
                 result.stopped_early = True
         report(Progress(step + 1, len(plan), loss, holdout_loss, time.monotonic() - started))
-        if checkpoint and time.monotonic() - last_saved > checkpoint_seconds:
+        if checkpoint and parallel.is_first() and time.monotonic() - last_saved > checkpoint_seconds:
             _save(checkpoint, parameters, optimiser, average, result, step + 1)
             last_saved = time.monotonic()
         if result.stopped_early:
@@ -184,7 +186,7 @@ def portion(rows: Sequence[Row], count: int | None, epoch: int) -> Sequence[Row]
 
 
 def accumulate(model: Any, rows: Sequence[Row], pad_id: int, micro_batch_tokens: int) -> float:
-    """Add one batch's gradient to `.grad`, a few rows at a time, and return its loss in nats.
+    """Add one batch's gradient to `.grad` (this process's part of it), a few rows at a time; returns its loss in nats.
 
     The loss is the mean cross-entropy per answer token, each token by its example's weight. Activations of a
     whole batch of a 135M model take over 3 GB in fp32; rows are independent, so their gradients may be summed.
@@ -192,7 +194,7 @@ def accumulate(model: Any, rows: Sequence[Row], pad_id: int, micro_batch_tokens:
     device = next(model.parameters()).device
     total_weight = sum(row.weight * (len(row) - row.answer_start) for row in rows)
     total = 0.0
-    for group in _micro_batches(sorted(rows, key=len), micro_batch_tokens):
+    for group in _micro_batches(parallel.mine(sorted(rows, key=len)), micro_batch_tokens):
         batch = collate(group, pad_id).to(device)
         weights = batch.weights * (batch.labels != IGNORED)
         loss = (token_losses(model, batch) * weights).sum() / total_weight
@@ -243,8 +245,7 @@ def row_losses(model: Any, rows: Sequence[Row], pad_id: int, *, batch_size: int 
 
 def mean_loss(model: Any, rows: Sequence[Row], pad_id: int) -> float:
     """Mean over rows of their loss per token."""
-    losses = row_losses(model, rows, pad_id)
-    return sum(losses) / len(losses)
+    return parallel.total(sum(row_losses(model, parallel.mine(rows), pad_id))) / len(rows)
 
 
 class _Best:
