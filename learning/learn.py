@@ -7,7 +7,7 @@ importance of what is known now, for the next night
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +87,8 @@ def learn(
         if memory.fast is not None:
             ema.put(factors, memory.fast)
     replays, replay_share = _replays(new, replayed, share, recipe.epochs)
+    if strategy.balanced:
+        replayed = balanced(replayed, replay_share)
     result = train(
         model, new=new, replayed=replayed, replays=replays, holdout=holdout, pad_id=pad_id, recipe=recipe,
         penalty=penalty, average=average, report=report, checkpoint=checkpoint,
@@ -113,6 +115,15 @@ def importance_rows(passes: int) -> int:
     """How many rows importance is measured on in a night of so many training passes: each costs one to two of them,
     and the penalty's whole overhead is to stay under 5 %."""
     return max(4, min(32, passes // 40))
+
+
+def balanced(replayed: Sequence[Row], share: float) -> list[Row]:
+    """Few rows stand for all that earlier nights taught: together they weigh `replay.BALANCE` of the loss, or their
+    `share` of the tokens where that is more."""
+    if not 0 < share < replay.BALANCE:
+        return list(replayed)
+    factor = (1 - share) / share * replay.BALANCE / (1 - replay.BALANCE)
+    return [replace(row, weight=row.weight * factor) for row in replayed]
 
 
 def _replays(new: Sequence[Row], replayed: Sequence[Row], share: float, epochs: int) -> tuple[int, float]:

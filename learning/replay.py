@@ -23,6 +23,7 @@ HALF_LIFE_DAYS = 90.0
 MOST, LEAST = 0.25, 0.10  # bounds of the adaptive share
 FORGOT, KEPT = 0.97, 0.99  # of the champion's accuracy on earlier hold-outs
 CALM_NIGHTS = 5
+BALANCE = 0.5  # of the loss: what earlier nights taught, however few rows stand for it (docs/log.md)
 
 
 def buffer(session: Session, context: str, *, before: uuid.UUID) -> list[TrainingExample]:

@@ -4,6 +4,7 @@ naive          new examples only
 replay         examples of earlier nights in every batch
 mas, ewc       a pull back to the served weights, weight by weight as strongly as it mattered (learning/mas.py, ewc.py)
 ema            serve the average of the weights over the night's later steps (learning/ema.py)
+balanced       replay whose few rows weigh as much in the loss as all that they stand for (learning/learn.py)
 deep           from the base again, on everything that may be learned: costs most, forgets nothing
 joint          the bench's upper bound: one training on all tasks at once
 """
@@ -19,6 +20,7 @@ class Strategy:
     """One composition.
 
     Attributes:
+        balanced: replayed rows weigh half of the loss; else what they are, a seventh or so.
         afresh: begins at the base instead of the champion, and learns the whole permitted store.
     """
 
@@ -26,6 +28,7 @@ class Strategy:
     replay: bool = False
     penalty: Literal["mas", "ewc"] | None = None
     average: bool = False
+    balanced: bool = False
     afresh: bool = False
 
 
@@ -40,6 +43,8 @@ STRATEGIES = {
         Strategy("ewc+replay", replay=True, penalty="ewc"),
         Strategy("ema+replay", replay=True, average=True),
         Strategy("mas+ema+replay", replay=True, penalty="mas", average=True),
+        Strategy("balanced", replay=True, balanced=True),
+        Strategy("ema+balanced", replay=True, average=True, balanced=True),
         Strategy("deep", afresh=True),
         Strategy("joint", afresh=True),
     )
@@ -49,7 +54,7 @@ STRATEGIES = {
 # that nobody tuned takes the weakest: too weak costs nothing.
 STRENGTHS: dict[str, dict[str, float]] = {"npllm-tiny": {"mas": 0.001}}
 UNTUNED = 0.001
-DEFAULT = "ema+replay"
+DEFAULT = "ema+balanced"
 NIGHTLY = tuple(name for name in STRATEGIES if name != "joint")
 
 

@@ -38,7 +38,7 @@ COLUMNS = (
 
 @click.command()
 @click.option("--data", type=click.Path(exists=True, dir_okay=False, path_type=Path), multiple=True, required=True)
-@click.option("--strategies", default="naive,replay,ema+replay,mas+ema+replay", show_default=True)
+@click.option("--strategies", default="replay,ema+replay,mas+ema+replay", show_default=True)
 @click.option("--tasks", type=click.IntRange(1), default=4, show_default=True)
 @click.option("--seeds", type=click.IntRange(1), default=1, show_default=True)
 @click.option("--first-seed", type=click.IntRange(0), default=0, hidden=True)

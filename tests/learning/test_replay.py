@@ -9,7 +9,7 @@ import pytest
 from core.tables import TrainingExample, now
 from learning import replay
 from learning.dataset import Row
-from learning.learn import _replays
+from learning.learn import _replays, balanced
 from learning.train import portion
 
 
@@ -99,3 +99,14 @@ def test_the_share_is_counted_in_tokens_and_not_exceeded(share: float) -> None:
 def test_a_very_small_night_replays_one_all_the_same() -> None:
     assert _replays([Row((1, 2, 3), 1)] * 2, [Row((1, 2, 3), 1)] * 5, 0.15, epochs=2)[0] == 1
     assert _replays([Row((1, 2, 3), 1)] * 2, [], 0.15, epochs=2) == (0, 0.0)
+
+
+def test_balanced_rows_weigh_half_of_the_loss_however_few_they_are() -> None:
+    new, old = [Row((1, 2, 3, 4), 1)] * 12, [Row((1, 2, 3), 1, weight=0.8), Row((1, 2, 3), 1, weight=1.2)] * 3
+    count, share = _replays(new, old, 0.15, epochs=2)
+    weighed = balanced(old, share)[:count] + balanced(old, share)[count : 2 * count]
+    of_the_loss = [sum(row.weight * (len(row) - row.answer_start) for row in rows) for rows in (weighed, new * 2)]
+    assert of_the_loss[0] == pytest.approx(of_the_loss[1], rel=0.1)
+    assert weighed[0].weight / weighed[1].weight == pytest.approx(0.8 / 1.2), "among themselves they weigh as before"
+    assert balanced(old, 0.6) == old, "what is more already stays"
+    assert balanced(old, 0.0) == old
