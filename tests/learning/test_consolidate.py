@@ -139,7 +139,7 @@ def test_a_loss_that_is_no_number_registers_nothing(
     assert versions(engine) == []
 
 
-@pytest.mark.parametrize("strategy", ["naive", "replay", "ewc+replay", "ema+replay", "deep"])
+@pytest.mark.parametrize("strategy", ["naive", "replay", "ewc+replay", "ema+replay", "balanced", "deep"])
 def test_other_strategies_run(engine: Engine, here: Settings, strategy: str) -> None:
     run = slept(engine, here, strategy=strategy)
     assert run.state == "registered", run.reasons
@@ -299,7 +299,7 @@ def test_a_deep_night_begins_at_the_base_with_everything(engine: Engine, here: S
     assert (deep.parent_id, deep.manifest["lineage"], deep.manifest["inherited_examples"]) == (None, [], [])
     assert set(old.manifest["examples"]) < set(deep.manifest["examples"])
     assert deep.manifest["counts"]["new"] == first.funnel["learned"] + run.funnel["learned"]
-    assert old.manifest["strategy"] == "ema+replay"
+    assert old.manifest["strategy"] == "ema+balanced"
 
 
 def test_fast_weights_go_from_night_to_night(engine: Engine, here: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
