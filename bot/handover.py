@@ -59,6 +59,11 @@ _NOTICE: dict[Language, str] = {
     "en": "Somebody asks for a person ({channel}): «{said}»\nAnswer: {where}",
 }
 
+_BUTTONS: dict[Language, dict[str, str]] = {
+    "pt": {"reply": "Responder", "return": "Devolver ao bot"},
+    "en": {"reply": "Answer", "return": "Back to the bot"},
+}
+
 
 def wants_person(text: str) -> bool:
     """Whether a message asks for a person and for nothing else."""
@@ -242,9 +247,11 @@ def _notify(session: Session, settings: Settings, conversation: Conversation, ha
     session.add(message)
     session.flush()
     channel = settings.slack_handover_channel
+    buttons = [[f"handover:{handover.id}:{what}", title] for what, title in _BUTTONS[settings.language].items()]
     session.add(
         OutboxItem(
             message_id=message.id, conversation_id=conversation.id, kind="notice", channel="slack",
-            lane=f"slack:handover:{channel}", payload={"address": {"channel": channel}, "text": text},
+            lane=f"slack:handover:{channel}",
+            payload={"address": {"channel": channel}, "text": text, "buttons": buttons},
         )
     )  # fmt: skip

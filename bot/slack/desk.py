@@ -11,26 +11,30 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+import redis
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from bot import rollout_verbs
+from bot import handover, rollout_verbs
 from bot.lanes import Lease, LeaseLost
 from bot.review import queue
 from bot.slack import cards, forms
 from bot.wiring import Awake
-from core import events
+from core import events, jobs
 from core.db import transaction
 from core.errors import Conflict, NotFound, NpllmError, Unavailable, VendorUnavailable
 from core.messages import InboundCommand
+from core.redact import Redactor
 from core.settings import Settings
-from core.tables import InboundEvent, OutboxItem, now
+from core.tables import Handover, InboundEvent, Message, OutboxItem, now
+from integrations.redis.queue import enqueue_once
 from integrations.slack import installations
 from integrations.slack.client import escaped
 
 log = logging.getLogger(__name__)
 
 SAYING = "saying:"  # then the steps that are left, as JSON
+SAID_LAST = 6  # messages above the form for an answer
 MAX_SAID = 3_800  # characters of a note; Slack shows some 4,000
 
 
@@ -47,7 +51,7 @@ class Desk:
         return forms.WORDS[self.settings.language]
 
 
-# {"method", "arguments"}, {"tell": text} or {"cards": True}; "otherwise": what to say where Slack refuses it
+# {"method", "arguments"}, {"tell": text}, {"cards": True} or {"ring": lane}; "otherwise": said where Slack refuses it
 Step = dict[str, Any]
 
 
@@ -109,6 +113,8 @@ def _say(awake: Awake, command: InboundCommand, step: Step) -> None:
     try:
         if "cards" in step:
             cards.show(awake)
+        elif "ring" in step:
+            _ring(awake, step["ring"])
         elif "method" in step:
             client.call(step["method"], team=command.data["team"], **step["arguments"])
         else:
@@ -121,6 +127,14 @@ def _say(awake: Awake, command: InboundCommand, step: Step) -> None:
         log.warning("Slack refused %s: %s", step.get("method", "a note"), refused)
         if "otherwise" in step:
             _say(awake, command, {"tell": step["otherwise"]})
+
+
+def _ring(awake: Awake, lane: str) -> None:
+    """Something waits in this lane's outbox; without Redis the sweeper finds it."""
+    try:
+        enqueue_once(awake.redis, jobs.SEND, [lane])
+    except redis.RedisError as error:
+        log.warning("The answer waits for the sweeper: %s", error)
 
 
 def _tell(client: Any, command: InboundCommand, text: str) -> None:
@@ -182,6 +196,44 @@ def correct(desk: Desk) -> list[Step]:
     return [{"cards": True}]
 
 
+def attend(desk: Desk) -> list[Step]:
+    """A button of the notice that somebody asks for a person: the form for an answer, or back to the bot.
+
+    Whoever is in the team's channel may: the company says who that is.
+    """
+    data = desk.command.data
+    if data["channel"] != desk.settings.slack_handover_channel:
+        return [{"tell": desk.words["elsewhere"]}]
+    row = handover.find(desk.session, data["handover"])
+    if data["what"] == "return":
+        handover.give_back(desk.session, row, by=_reviewer(desk.command))
+        return [{"tell": desk.words["returned"]}]
+    about = {"handover": str(row.id), "channel": data["channel"]}
+    view = forms.reply_form(desk.settings.language, about, _said_last(desk, row))
+    arguments = {"trigger_id": data["trigger_id"], "view": view}
+    return [{"method": "views.open", "arguments": arguments, "otherwise": desk.words["too_late"]}]
+
+
+def reply(desk: Desk) -> list[Step]:
+    """The form for an answer was sent: it leaves as the team's."""
+    data = desk.command.data
+    if not data["text"].strip():
+        return [{"tell": desk.words["empty"]}]
+    row = handover.find(desk.session, data["handover"])
+    lane = handover.reply(desk.session, row, data["text"], by=_reviewer(desk.command))
+    return [{"ring": lane}, {"tell": desk.words["replied"]}]
+
+
+def _said_last(desk: Desk, row: Handover) -> list[tuple[str, str]]:
+    """(role, redacted text) of the latest messages, oldest first."""
+    redact = Redactor(keep=[desk.settings.assistant_name, desk.settings.business_name])
+    query = select(Message.role, Message.text).where(
+        Message.conversation_id == row.conversation_id, Message.kind != "notice"
+    )
+    latest = desk.session.execute(query.order_by(Message.created_at.desc(), Message.id.desc()).limit(SAID_LAST)).all()
+    return [(role, redact(text)) for role, text in reversed(latest)]
+
+
 def removed(desk: Desk) -> list[Step]:
     """The app was thrown out of a workspace: its token is forgotten, and somebody should know."""
     data = desk.command.data
@@ -216,5 +268,6 @@ def _is_ours(session: Session, target: str) -> bool:
 
 
 DOES: dict[str, Callable[[Desk], list[Step]]] = {
-    "form": open_feedback, "opened": suggest, "verdict": decide, "correction": correct, "removed": removed,
+    "form": open_feedback, "opened": suggest, "verdict": decide, "correction": correct, "handover": attend,
+    "reply": reply, "removed": removed,
 }  # fmt: skip

@@ -36,6 +36,15 @@ WORDS: dict[Language, dict[str, str]] = {
         "no_reviewer": "Você não está na lista de quem revisa (SLACK_REVIEWERS).",
         "taken": "Este item já foi decidido, ou está com outra pessoa.",
         "gone": "Este item não existe mais.",
+        "reply": "Responder",
+        "your_reply": "Sua resposta",
+        "replied": "A resposta saiu.",
+        "empty": "A resposta está vazia.",
+        "returned": "A conversa voltou para o bot.",
+        "elsewhere": "Só no canal da equipe (SLACK_HANDOVER_CHANNEL).",
+        "customer": "Cliente",
+        "bot": "Bot",
+        "person": "Equipe",
         "disliked": "não gostaram",
         "guarded": "barrada por uma regra",
         "sample": "amostra",
@@ -68,6 +77,15 @@ WORDS: dict[Language, dict[str, str]] = {
         "no_reviewer": "You are not among those who review (SLACK_REVIEWERS).",
         "taken": "This item was decided already, or somebody else has it.",
         "gone": "This item does not exist any more.",
+        "reply": "Answer",
+        "your_reply": "Your answer",
+        "replied": "The answer is on its way.",
+        "empty": "The answer is empty.",
+        "returned": "The conversation is the bot's again.",
+        "elsewhere": "Only in the team's channel (SLACK_HANDOVER_CHANNEL).",
+        "customer": "Customer",
+        "bot": "Bot",
+        "person": "Team",
         "disliked": "disliked",
         "guarded": "caught by a rule",
         "sample": "sample",
@@ -111,6 +129,21 @@ def correction_form(language: Language, item: AnnotationItem) -> dict[str, Any]:
             section(f"{words['question']}: {item.question}"),
             field(words["corrected"], desk.CORRECTED, better),
             field(words["note"], desk.COMMENT, text_input(desk.COMMENT), optional=True),
+        ],
+    )
+
+
+def reply_form(language: Language, about: dict[str, str], said: list[tuple[str, str]]) -> dict[str, Any]:
+    """An answer to somebody who asked for a person, below what was said last: (role, text), oldest first."""
+    words = WORDS[language]
+    return modal(
+        words,
+        desk.REPLY_FORM,
+        words["reply"],
+        about,
+        [
+            *(section(f"{words.get(role, role)}: {text}") for role, text in said if text.strip()),
+            field(words["your_reply"], desk.REPLY, text_input(desk.REPLY)),
         ],
     )
 

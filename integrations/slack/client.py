@@ -18,7 +18,7 @@ from slack_sdk.web import WebClient
 from slack_sdk.webhook import WebhookClient
 
 from core.errors import NpllmError, Unavailable, VendorUnavailable
-from core.messages import Limits, Outgoing
+from core.messages import Limits, Outgoing, read_feedback_button
 from core.untrusted import as_dict, as_dicts, as_text, retry_after
 
 log = logging.getLogger(__name__)
@@ -219,11 +219,11 @@ def _metadata(outgoing: Outgoing) -> dict[str, Any]:
 
 
 def _blocks(outgoing: Outgoing) -> list[dict[str, Any]]:
-    return [{"type": "markdown", "text": unmentioned(outgoing.text)}, *_feedback(outgoing)]
+    return [{"type": "markdown", "text": unmentioned(outgoing.text)}, *(_feedback(outgoing) or _actions(outgoing))]
 
 
 def _feedback(outgoing: Outgoing) -> list[dict[str, Any]]:
-    if len(outgoing.buttons) != 2:
+    if len(outgoing.buttons) != 2 or not all(read_feedback_button(key) for key, _ in outgoing.buttons):
         return []
     (up, up_title), (down, down_title) = outgoing.buttons
     feedback = {
@@ -233,6 +233,15 @@ def _feedback(outgoing: Outgoing) -> list[dict[str, Any]]:
         "negative_button": {"text": {"type": "plain_text", "text": down_title}, "value": down},
     }
     return [{"type": "context_actions", "block_id": f"feedback-{outgoing.our_id}", "elements": [feedback]}]
+
+
+def _actions(outgoing: Outgoing) -> list[dict[str, Any]]:
+    """Buttons that are no rating; each answers to its own value."""
+    buttons = [
+        {"type": "button", "action_id": key, "text": {"type": "plain_text", "text": title}, "value": key}
+        for key, title in outgoing.buttons
+    ]
+    return [{"type": "actions", "block_id": f"actions-{outgoing.our_id}", "elements": buttons}] if buttons else []
 
 
 def unmentioned(text: str) -> str:

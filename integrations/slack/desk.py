@@ -1,6 +1,7 @@
-"""What people ask of us in Slack beside talking: forms, verdicts on the review card, /rollout, the opened page.
+"""What people ask of us in Slack beside talking: forms, verdicts on the review card, the buttons of a hand-over,
+/rollout, the opened page.
 
-The web process stores it, `bot/slack_desk.py` does it. Here it is only read: what is not ours gives None.
+The web process stores it, `bot/slack/desk.py` does it. Here it is only read: what is not ours gives None.
 """
 
 import json
@@ -10,10 +11,12 @@ from core.messages import InboundCommand, InboundSignal, Person, clean, read_fee
 from core.untrusted import as_dict, as_text
 
 FEEDBACK_FORM = "npllm_feedback"  # callback ids of our forms, and of the shortcut in a message's menu
-CORRECTION_FORM = "npllm_correction"
-COMMENT, PROBLEM, CORRECTED = "comment", "problem", "corrected"  # their fields: block and action alike
+CORRECTION_FORM, REPLY_FORM = "npllm_correction", "npllm_reply"
+COMMENT, PROBLEM, CORRECTED, REPLY = "comment", "problem", "corrected", "reply"  # their fields: block and action alike
 REVIEW = "review"  # review:ITEM:VERDICT in a card's buttons
 VERDICTS = frozenset({"approve", "correct", "reject"})
+HANDOVER = "handover"  # handover:ID:WHAT in the buttons of the notice that somebody asks for a person
+HANDOVERS = frozenset({"reply", "return"})
 MAX_WORDS = 1_000  # characters of a slash command
 
 
@@ -53,8 +56,17 @@ def form_signal(body: dict[str, Any], person: Person) -> InboundSignal | None:
 
 def read_verdict(value: str) -> tuple[str, str] | None:
     """(item, verdict) of a review card's button."""
+    return _named(value, REVIEW, VERDICTS)
+
+
+def read_handover(value: str) -> tuple[str, str] | None:
+    """(hand-over, reply or return) of a notice's button."""
+    return _named(value, HANDOVER, HANDOVERS)
+
+
+def _named(value: str, kind: str, known: frozenset[str]) -> tuple[str, str] | None:
     parts = value.split(":")
-    return (parts[1], parts[2]) if len(parts) == 3 and parts[0] == REVIEW and parts[2] in VERDICTS else None
+    return (parts[1], parts[2]) if len(parts) == 3 and parts[0] == kind and parts[2] in known else None
 
 
 def _asked(body: dict[str, Any]) -> tuple[str, dict[str, Any]] | None:
@@ -97,13 +109,19 @@ def _click(body: dict[str, Any]) -> tuple[str, dict[str, Any]] | None:
         return "form", {"answer": button[0], **_door(body)}
     if verdict := read_verdict(value):
         return "verdict", {"item": verdict[0], "verdict": verdict[1], **_door(body)}
+    if asked := read_handover(value):
+        return "handover", {"handover": asked[0], "what": asked[1], **_door(body)}
     return None
 
 
 def _form(view: dict[str, Any]) -> tuple[str, dict[str, Any]] | None:
+    about = _metadata(view)
+    if view.get("callback_id") == REPLY_FORM and (handover := as_text(about.get("handover"))):
+        text = clean(as_text(_field(view, REPLY).get("value")))
+        return "reply", {"handover": handover, "text": text, "channel": as_text(about.get("channel"))}
     if view.get("callback_id") != CORRECTION_FORM:
         return None
-    item = as_text(_metadata(view).get("item"))
+    item = as_text(about.get("item"))
     corrected, comment = (clean(as_text(_field(view, name).get("value"))) for name in (CORRECTED, COMMENT))
     facts = {"item": item, "corrected": corrected, "comment": comment}
     return ("correction", facts) if item else None

@@ -38,6 +38,7 @@ class Workspace:
         "response_url": "https%3A%2F%2Fhooks.slack.example%2Fcommands%2F1",
         "answer": "0190a0b0-0000-7000-8000-0000000000a1",
         "item": "0190a0b0-0000-7000-8000-0000000000b2",
+        "handover": "0190a0b0-0000-7000-8000-0000000000d4",
         "target": "1794999000.000100",
     }
 

@@ -31,6 +31,7 @@ from integrations.slack.webhook import read, split
 FIXTURES = Path(__file__).parent / "fixtures"
 ANSWER = "0190a0b0-0000-7000-8000-0000000000a1"
 ITEM = "0190a0b0-0000-7000-8000-0000000000b2"
+HANDOVER = "0190a0b0-0000-7000-8000-0000000000d4"
 TS, THREAD = "1795000000.000100", "1794999000.000100"
 OURS = f"D0RITA:{THREAD}"  # a message we posted
 DM, CHANNEL = "slack:T0SHOP:D0RITA", "slack:T0SHOP:C0GERAL"
@@ -118,6 +119,10 @@ def commanded(trigger: str, words: str) -> Item:
 
 def reviewed(verdict: str, ts: str) -> Item:
     return asked("verdict", f"action:T0SHOP:U0RITA:{ts}", item=ITEM, verdict=verdict, **clicked("C0REVISAO"))
+
+
+def attended(what: str, ts: str) -> Item:
+    return asked("handover", f"action:T0SHOP:U0RITA:{ts}", handover=HANDOVER, what=what, **clicked("C0EQUIPE"))
 
 
 def said_in_form(view: str, signal: Any, comment: str | None, *, answer: str | None = ANSWER) -> Item:
@@ -250,6 +255,17 @@ CASES: dict[str, tuple[str, list[Item]]] = {
             asked(
                 "correction", "view:V0CORRECTION:1795000400.abc", item=ITEM, corrected="São 30 dias por ano.",
                 comment="",
+            )
+        ],
+    ),
+    "click__handover_reply": ("Somebody of the team wants to answer.", [attended("reply", "1795000600.000801")]),
+    "click__handover_return": ("The bot may go on.", [attended("return", "1795000600.000802")]),
+    "view__reply": (
+        "What the team answers.",
+        [
+            asked(
+                "reply", "view:V0REPLY:1795000400.abc", handover=HANDOVER, channel="C0EQUIPE",
+                text="Bom dia! Sou a Rita, já estou vendo.",
             )
         ],
     ),
