@@ -199,6 +199,7 @@ def _measure(night: Night, material: Material, champion: Path | None) -> list[tu
     from learning import lora
     from learning.dataset import encode
     from learning.evaluate import score
+    from learning.quick import quick_products
 
     base, tokenizer = lora.load_base(night.base.path)
     sets = [
@@ -211,7 +212,7 @@ def _measure(night: Night, material: Material, champion: Path | None) -> list[tu
         return new, old
 
     challenger = lora.load_adapter(base, night.sealed)
-    with lora.quick_products(challenger):
+    with quick_products(challenger):
         with challenger.disable_adapter():
             found = [measure(challenger)]
         if champion is not None:

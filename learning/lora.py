@@ -5,7 +5,6 @@ The base is never trained: PEFT freezes it, and `check_share` proves that the ad
 
 import json
 import warnings
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ MAX_SHARE = 0.10  # of all parameters
 def load_base(path: Path | str) -> tuple[Any, Any]:
     """The frozen base in fp32 (bf16 on a GPU), and its tokenizer.
 
-    bf16 is twice as fast on a GPU. On a CPU the whole model in bf16 was slower than fp32; `quick_products` is not.
+    bf16 is twice as fast on a GPU. On a CPU the whole model in bf16 was slower than fp32; learning/quick.py is not.
     """
     disable_progress_bar()
     on_gpu = torch.cuda.is_available()
@@ -34,26 +33,6 @@ def load_base(path: Path | str) -> tuple[Any, Any]:
         tokenizer.pad_token = tokenizer.eos_token
     model.requires_grad_(False)
     return (model.to("cuda") if on_gpu else model), tokenizer
-
-
-def quick_products(model: Any) -> AbstractContextManager[Any]:
-    """While training on a CPU that multiplies bf16 by itself: products in bf16, 1.5 times as fast; all else (factors,
-    residual stream, importance, optimiser) stays fp32. Elsewhere it does nothing.
-
-    The frozen linear weights are turned into bf16 once and stay so: load the base again for fp32. The cache of autocast
-    must stay off: it would keep the first cast of the factors, and never see a step.
-    """
-    if torch.cuda.is_available() or not knows_bf16():
-        return nullcontext()
-    for module in model.modules():
-        if isinstance(getattr(module, "base_layer", None), torch.nn.Linear):
-            module.base_layer.weight.data = module.base_layer.weight.data.bfloat16()
-    return torch.autocast("cpu", dtype=torch.bfloat16, cache_enabled=False)
-
-
-def knows_bf16() -> bool:
-    """Whether this CPU multiplies bf16 by itself."""
-    return any(getattr(torch.cpu, name, bool)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
 
 
 def new_adapter(model: Any, *, base_name: str, base_revision: str, rank: int = 16, seed: int = 0) -> PeftModel:

@@ -14,6 +14,7 @@ from learning import ema, lora
 from learning.dataset import Example, Row, encode
 from learning.importance import Importance
 from learning.learn import Learned, Memory, estimate, learn
+from learning.quick import quick_products
 from learning.strategies import Strategy
 from learning.train import Progress, Recipe
 
@@ -64,7 +65,7 @@ class Training:
         def rows(examples: Sequence[Example]) -> list[Row]:
             return [encode(tokenizer, example) for example in examples]
 
-        with lora.quick_products(adapted):
+        with quick_products(adapted):
             learned = learn(
                 adapted, self.strategy, new=rows(self.new), replayed=rows(self.replayed), share=self.share,
                 holdout=rows(self.holdout), memory=self._memory(adapted, rows(self.known), tokenizer.pad_token_id),
