@@ -59,7 +59,9 @@ def add_up(parameters: Iterable[torch.nn.Parameter], loss: float) -> float:
 
 def total(value: float) -> float:
     """The sum of what the processes have; for decisions that all of them must take alike."""
-    return value if _state().num_processes == 1 else float(reduce(torch.tensor(value, device=_state().device), "sum"))
+    if _state().num_processes == 1:
+        return value
+    return float(reduce(torch.tensor(float(value), device=_state().device), "sum"))
 
 
 def share(training: "Training | None") -> None:

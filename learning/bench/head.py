@@ -168,11 +168,13 @@ def _accuracy(model: nn.Module, pairs: list[Pair]) -> float:
 @click.option("--split", type=click.Choice(["valid", "test"]), default="test", show_default=True)
 def main(data: Path, strategies: str, strength: float, seeds: int, split: str) -> None:
     """Learn a stream of intents with each strategy."""
-    torch.set_num_threads(1)
-    tasks = in_vectors(stream(data, seed=0, tasks=None, limits=None))
-    for name in strategies.split(","):
+    names = strategies.split(",")
+    for name in names:
         if name not in STRATEGIES or STRATEGIES[name].penalty == "ewc" or name == "deep":
             raise click.BadParameter(f"'{name}' does not run on this model.")
+    torch.set_num_threads(1)
+    tasks = in_vectors(stream(data, seed=0, tasks=None, limits=None))
+    for name in names:
         runs = [run(tasks, STRATEGIES[name], seed=seed, strength=strength, split=split) for seed in range(seeds)]
         click.echo(json.dumps({"strategy": name, "strength": strength} | over_seeds(runs)))
 

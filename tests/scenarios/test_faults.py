@@ -21,6 +21,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, get_args
+from urllib.parse import parse_qsl
 
 import psycopg
 import pytest
@@ -292,7 +293,11 @@ def _forged(rng: random.Random, request: Signed) -> Signed:
             headers[name] = headers[name][:-4] + "AAA="
         case 5:
             del headers[name]
-    if (body, headers) == (request.body, request.headers):
+    # Twilio signs what a form says: %2B and %2b say the same, and that is no forgery.
+    texts = [one.decode("latin-1") for one in (body, request.body)]
+    if name == "x-twilio-signature":
+        texts = [str(parse_qsl(text, keep_blank_values=True)) for text in texts]
+    if texts[0] == texts[1] and headers == request.headers:
         del headers[name]
     return replace(request, body=body, headers=headers)
 
