@@ -7,6 +7,7 @@ The parts' gradients are summed after every batch, so all processes hold the sam
 process alone would have (tests/learning/test_parallel.py). Alone, every function here does nothing: one code path.
 """
 
+import logging
 import os
 import subprocess
 import sys
@@ -76,11 +77,16 @@ def follow() -> None:
         box: list[Any] = [None]
         broadcast_object_list(box)
         if box[0] is None:
-            return
+            return part()
         try:
             box[0].run()
         except NightError:
             continue  # process 0 met the same one, and says so
+
+
+def part() -> None:
+    """The last thing each process does: one that ended with a connection open would end with an abort."""
+    _state().destroy_process_group()
 
 
 def launch(run_id: uuid.UUID, processes: int) -> None:
@@ -110,7 +116,11 @@ def main() -> None:
         night(uuid.UUID(sys.argv[1]), load_settings())
     finally:
         share(None)
+        part()
 
 
 if __name__ == "__main__":
     main()
+    logging.shutdown()
+    # As RQ's work horse ends: threads of torch and of the gate's engine do not outlive an interpreter that winds up.
+    os._exit(0)

@@ -43,6 +43,7 @@ if parallel.is_first():
         save_file({name: p.detach() for name, p in lora.trainable(adapted).items()}, sys.argv[2])
     finally:
         parallel.share(None)
+        parallel.part()
 else:
     parallel.follow()
 """
