@@ -127,6 +127,8 @@ class Intake:
             while batch := self._next_batch():
                 try:
                     await self._settle(batch)
+                except Unavailable as error:
+                    _fail(batch, error)
                 except Exception:  # one of them cannot be stored: the others shall not suffer for it
                     for delivery in batch:
                         try:
@@ -163,10 +165,7 @@ class Intake:
                 await self.pool.check()
                 lane_of = await self._insert(rows)
         except (PoolTimeout, psycopg.OperationalError, OSError) as error:
-            unavailable = Unavailable("The ledger does not answer.", "The vendor will send this again.")
-            unavailable.__cause__ = error
-            _fail(batch, unavailable)
-            return
+            raise Unavailable("The ledger does not answer.", "The vendor will send this again.") from error
         for delivery in batch:  # the first that brought a key has it
             lanes = [lane_of.pop(row[:2]) for row in delivery.rows if row[:2] in lane_of]
             if not delivery.stored.done():
