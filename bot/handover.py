@@ -8,15 +8,18 @@ While it lasts the conversation's state is `person`: what the customer writes is
 team's words leave through the same outbox. Writes the table `handovers`.
 """
 
+import logging
+import uuid
 from datetime import datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
+import redis
 from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session
 
 from bot import guardrails, people, units
-from core import events
+from core import events, jobs
 from core.errors import Conflict, NotFound
 from core.hours import is_open, parse_hours
 from core.prompts import Language
@@ -24,6 +27,10 @@ from core.redact import Redactor
 from core.settings import Settings
 from core.tables import Conversation, Handover, Message, OutboxItem, new_id, now
 from core.text import split_text, words
+from integrations.redis.queue import enqueue
+from integrations.slack.desk import HANDOVER
+
+log = logging.getLogger(__name__)
 
 MAX_PART = 1_500  # characters; every channel takes as many
 OFFERED_MINUTES = 30  # how long a "yes" is taken as one to our offer
@@ -190,6 +197,20 @@ def reply(session: Session, handover: Handover, text: str, *, by: str) -> str:
     return conversation.lane
 
 
+def said(session: Session, conversation_id: uuid.UUID, most: int) -> list[Message]:
+    """The latest messages of a conversation, oldest first."""
+    latest = select(Message).where(Message.conversation_id == conversation_id, Message.kind != "notice")
+    return list(session.scalars(latest.order_by(Message.created_at.desc(), Message.id.desc()).limit(most)))[::-1]
+
+
+def ring(client: redis.Redis, lane: str) -> None:
+    """An answer waits in this lane's outbox; without Redis the sweeper finds it."""
+    try:
+        enqueue(client, jobs.SEND, lane)
+    except redis.RedisError as error:
+        log.warning("The answer waits for the sweeper: %s", error)
+
+
 def give_back(session: Session, handover: Handover, *, by: str) -> None:
     """The bot answers again from the next message on."""
     session.refresh(handover, with_for_update=True)
@@ -247,7 +268,7 @@ def _notify(session: Session, settings: Settings, conversation: Conversation, ha
     session.add(message)
     session.flush()
     channel = settings.slack_handover_channel
-    buttons = [[f"handover:{handover.id}:{what}", title] for what, title in _BUTTONS[settings.language].items()]
+    buttons = [[f"{HANDOVER}:{handover.id}:{what}", title] for what, title in _BUTTONS[settings.language].items()]
     session.add(
         OutboxItem(
             message_id=message.id, conversation_id=conversation.id, kind="notice", channel="slack",

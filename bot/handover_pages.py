@@ -1,10 +1,8 @@
 """/handover: who asks for a person, and the conversation itself, answered from a browser or a phone."""
 
-import logging
 import uuid
 from typing import Annotated
 
-import redis
 from fastapi import APIRouter, Form, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from sqlalchemy import Engine, select
@@ -14,14 +12,11 @@ from bot import handover
 from bot.login import Login
 from bot.pages import page
 from bot.wiring import need_redis
-from core import jobs
 from core.db import transaction
 from core.errors import BadInput, Conflict, NotFound
 from core.settings import Settings
 from core.tables import Conversation, Handover, Message, OutboxItem
-from integrations.redis.queue import connect, enqueue
-
-log = logging.getLogger(__name__)
+from integrations.redis.queue import connect
 
 SHOWN = 100  # latest messages of a conversation
 LONGEST = 4_000  # characters of one answer
@@ -66,7 +61,7 @@ def handover_pages(settings: Settings, engine: Engine, login: Login) -> APIRoute
             with transaction(engine) as session:
                 return _talk(request, session, person, key, error=error, draft=text)
         if lane is not None:
-            _ring(client, lane)
+            handover.ring(client, lane)
         return RedirectResponse("/handover" if action == "return" else f"/handover/{key}", status_code=303)
 
     return router
@@ -78,8 +73,7 @@ def _talk(
 ) -> HTMLResponse:  # fmt: skip
     row = _find(session, key)
     conversation = session.get_one(Conversation, row.conversation_id)
-    latest = select(Message).where(Message.conversation_id == conversation.id, Message.kind != "notice")
-    said = session.scalars(latest.order_by(Message.created_at.desc(), Message.id.desc()).limit(SHOWN)).all()[::-1]
+    said = handover.said(session, conversation.id, SHOWN)
     ours = [message.id for message in said if message.role == "person"]
     parts = select(OutboxItem.message_id, OutboxItem.state).where(OutboxItem.message_id.in_(ours))
     states: dict[uuid.UUID, str] = {}
@@ -110,11 +104,3 @@ def _last_words(session: Session, conversation: Conversation) -> str:
     """What the customer wrote last."""
     query = select(Message.text).where(Message.conversation_id == conversation.id, Message.role == "customer")
     return session.scalar(query.order_by(Message.created_at.desc(), Message.id.desc()).limit(1)) or ""
-
-
-def _ring(client: redis.Redis, lane: str) -> None:
-    """Without Redis the sweeper finds the outbox row."""
-    try:
-        enqueue(client, jobs.SEND, lane)
-    except redis.RedisError as error:
-        log.warning("The answer waits for the sweeper: %s", error)

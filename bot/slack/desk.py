@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-import redis
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -20,14 +19,13 @@ from bot.lanes import Lease, LeaseLost
 from bot.review import queue
 from bot.slack import cards, forms
 from bot.wiring import Awake
-from core import events, jobs
+from core import events
 from core.db import transaction
 from core.errors import Conflict, NotFound, NpllmError, Unavailable, VendorUnavailable
 from core.messages import InboundCommand
 from core.redact import Redactor
 from core.settings import Settings
-from core.tables import Handover, InboundEvent, Message, OutboxItem, now
-from integrations.redis.queue import enqueue_once
+from core.tables import Handover, InboundEvent, OutboxItem, now
 from integrations.slack import installations
 from integrations.slack.client import escaped
 
@@ -114,7 +112,7 @@ def _say(awake: Awake, command: InboundCommand, step: Step) -> None:
         if "cards" in step:
             cards.show(awake)
         elif "ring" in step:
-            _ring(awake, step["ring"])
+            handover.ring(awake.redis, step["ring"])
         elif "method" in step:
             client.call(step["method"], team=command.data["team"], **step["arguments"])
         else:
@@ -127,14 +125,6 @@ def _say(awake: Awake, command: InboundCommand, step: Step) -> None:
         log.warning("Slack refused %s: %s", step.get("method", "a note"), refused)
         if "otherwise" in step:
             _say(awake, command, {"tell": step["otherwise"]})
-
-
-def _ring(awake: Awake, lane: str) -> None:
-    """Something waits in this lane's outbox; without Redis the sweeper finds it."""
-    try:
-        enqueue_once(awake.redis, jobs.SEND, [lane])
-    except redis.RedisError as error:
-        log.warning("The answer waits for the sweeper: %s", error)
 
 
 def _tell(client: Any, command: InboundCommand, text: str) -> None:
@@ -227,11 +217,8 @@ def reply(desk: Desk) -> list[Step]:
 def _said_last(desk: Desk, row: Handover) -> list[tuple[str, str]]:
     """(role, redacted text) of the latest messages, oldest first."""
     redact = Redactor(keep=[desk.settings.assistant_name, desk.settings.business_name])
-    query = select(Message.role, Message.text).where(
-        Message.conversation_id == row.conversation_id, Message.kind != "notice"
-    )
-    latest = desk.session.execute(query.order_by(Message.created_at.desc(), Message.id.desc()).limit(SAID_LAST)).all()
-    return [(role, redact(text)) for role, text in reversed(latest)]
+    latest = handover.said(desk.session, row.conversation_id, SAID_LAST)
+    return [(message.role, redact(message.text)) for message in latest]
 
 
 def removed(desk: Desk) -> list[Step]:
