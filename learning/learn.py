@@ -120,9 +120,9 @@ def importance_rows(passes: int) -> int:
 def balanced(replayed: Sequence[Row], share: float) -> list[Row]:
     """Few rows stand for all that earlier nights taught: together they weigh `replay.BALANCE` of the loss, or their
     `share` of the tokens where that is more."""
-    if not 0 < share < replay.BALANCE:
+    if not share:
         return list(replayed)
-    factor = (1 - share) / share * replay.BALANCE / (1 - replay.BALANCE)
+    factor = replay.balancing(share)
     return [replace(row, weight=row.weight * factor) for row in replayed]
 
 

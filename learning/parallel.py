@@ -52,10 +52,10 @@ def add_up(parameters: Iterable[torch.nn.Parameter], loss: float) -> float:
     parameters = list(parameters)
     gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
     parts = torch.cat([*(gradient.flatten() for gradient in gradients), gradients[0].new_tensor([loss])])
-    *summed, total = reduce(parts, "sum").split([*(p.numel() for p in parameters), 1])
+    *summed, losses = reduce(parts, "sum").split([*(p.numel() for p in parameters), 1])
     for parameter, gradient in zip(parameters, summed, strict=True):
         parameter.grad = gradient.view_as(parameter)
-    return float(total)
+    return float(losses)
 
 
 def total(value: float) -> float:

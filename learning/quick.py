@@ -122,7 +122,7 @@ class _Linear(torch.autograd.Function):
 
 
 class _Attention(torch.autograd.Function):
-    """q (rows, heads, tokens, size), k and v (rows, groups, tokens, size), in bf16, and a mask to add -> as q."""
+    """q (rows, heads, tokens, size), k and v (rows, groups, tokens, size), mask True where may be looked -> as q."""
 
     @staticmethod
     def forward(
@@ -153,8 +153,7 @@ def _grouped(q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
 def _probabilities(q: torch.Tensor, k: torch.Tensor, mask: torch.Tensor, scale: float) -> torch.Tensor:
     """(rows, groups, heads a group x tokens, tokens), in bf16; the softmax in fp32."""
     scores = (_grouped(q, k) @ k.transpose(-1, -2)).float().mul_(scale)
-    by_head = scores.view(*q.shape[:3], -1)
-    by_head += mask
+    scores.view(*q.shape[:3], -1).masked_fill_(~mask, -1e4)  # finite: what only pads would see must not become NaN
     return scores.softmax(-1).bfloat16()
 
 
@@ -171,8 +170,7 @@ def _attend(
     if attention_mask is None:
         tokens = q.shape[2]
         attention_mask = torch.ones(1, 1, tokens, tokens, dtype=torch.bool, device=q.device).tril()
-    mask = torch.zeros_like(attention_mask, dtype=torch.float32).masked_fill_(~attention_mask, -1e4)
-    return _Attention.apply(q, k, v, mask, scaling).transpose(1, 2), None
+    return _Attention.apply(q, k, v, attention_mask, scaling).transpose(1, 2), None
 
 
 AttentionInterface.register(ATTENTION, _attend)

@@ -77,6 +77,12 @@ def count_for(new: int, share: float) -> int:
     return math.ceil(new * share / (1 - share))
 
 
+def balancing(share: float) -> float:
+    """What a replayed row weighs where a new one weighs 1, so that those of this share make `BALANCE` of the loss; at
+    least 1."""
+    return max(1.0, (1 - share) / share * BALANCE / (1 - BALANCE))
+
+
 def mark(session: Session, drawn: Sequence[TrainingExample]) -> None:
     """Remember that they were replayed once more."""
     ids = [example.id for example in drawn]

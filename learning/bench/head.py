@@ -13,6 +13,7 @@ import random
 import statistics
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from integrations.huggingface.embedder import original_model, original_tokenizer
 from learning import ema, replay
 from learning.bench.data import Stream, stream
 from learning.bench.metrics import figures, over_seeds
+from learning.dataset import Example
 from learning.importance import Importance, Penalty, half_and_half, normalised, per_sample
 from learning.learn import Memory
 from learning.lora import trainable
@@ -49,24 +51,26 @@ class Tasks:
 
 def in_vectors(texts: Stream) -> Tasks:
     number = {label: i for i, label in enumerate(label for task in texts.tasks for label in task.labels)}
-    splits = [
-        [list(zip(_vectors([e.messages[-1]["content"] for e in part]), (number[e.answer] for e in part), strict=True))
-         for part in (task.train, task.valid, task.test)]
-        for task in texts.tasks
-    ]  # fmt: skip
+    model, tokenizer = original_model(), original_tokenizer()
+    tokenizer.enable_padding()
+    tokenizer.enable_truncation(MAX_TOKENS)
+
+    def pairs(part: Sequence[Example]) -> list[Pair]:
+        vectors = _vectors(model, tokenizer, [example.messages[-1]["content"] for example in part])
+        return list(zip(vectors, (number[example.answer] for example in part), strict=True))
+
+    splits = [[pairs(part) for part in (task.train, task.valid, task.test)] for task in texts.tasks]
     train, valid, test = (list(split) for split in zip(*splits, strict=True))
     return Tasks(train, valid, test, len(number))
 
 
 @torch.no_grad()
-def _vectors(texts: list[str]) -> list[torch.Tensor]:
-    model, tokenizer = original_model(), original_tokenizer()
+def _vectors(model: Any, tokenizer: Any, texts: Sequence[str]) -> list[torch.Tensor]:
     found: list[torch.Tensor] = []
     for start in range(0, len(texts), 64):
-        ids = [tokenizer.encode(text).ids[:MAX_TOKENS] for text in texts[start : start + 64]]
-        width = max(len(row) for row in ids)
-        tokens = torch.tensor([row + [0] * (width - len(row)) for row in ids])
-        mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in ids])
+        encoded = tokenizer.encode_batch(texts[start : start + 64])
+        tokens = torch.tensor([one.ids for one in encoded])
+        mask = torch.tensor([one.attention_mask for one in encoded])
         found += (pooled(model, tokens, mask) * SCALE).unbind()
     return found
 
@@ -89,7 +93,7 @@ def run(tasks: Tasks, strategy: Strategy, *, seed: int, strength: float, split: 
         average = ema.Average(factors) if strategy.average else None
         if memory.fast is not None:
             ema.put(factors, memory.fast)
-        weight = (BATCH / REPLAYED * replay.BALANCE / (1 - replay.BALANCE)) if strategy.balanced else 1.0
+        weight = replay.balancing(REPLAYED / (BATCH + REPLAYED)) if strategy.balanced else 1.0
         steps += _train(model, new, stored if strategy.replay else [], weight, penalty, average, rng)
         started = time.perf_counter()
         if average is not None:
