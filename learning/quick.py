@@ -31,12 +31,13 @@ def knows_bf16() -> bool:
 
 @contextmanager
 def quick_products(model: Any) -> Iterator[None]:
-    """While training on a CPU that multiplies bf16 by itself; elsewhere it does nothing.
+    """While training on a GPU, or on a CPU that multiplies bf16 by itself; elsewhere it does nothing.
 
     The frozen linear weights are turned into bf16 once and stay so: load the base again for fp32. The cache of autocast
     must stay off: it would keep the first cast of the factors, and never see a step.
     """
-    if torch.cuda.is_available() or not knows_bf16():
+    on_cpu = model.device.type == "cpu"
+    if on_cpu and not knows_bf16():
         yield
         return
     layers = [module for module in model.modules() if type(module) is LoraLinear]
@@ -47,12 +48,12 @@ def quick_products(model: Any) -> Iterator[None]:
     for layer in layers:
         layer.forward = _Forward(layer, cast)  # type: ignore[method-assign]
     head = model.get_output_embeddings()
-    if type(head) is torch.nn.Linear and head.bias is None:
+    if on_cpu and type(head) is torch.nn.Linear and head.bias is None:
         head.forward = partial(torch.nn.functional.linear, weight=head.weight.detach().bfloat16())
-    if usual == "sdpa":  # a model that asks for another one has its reasons
+    if on_cpu and usual == "sdpa":  # a model that asks for another one has its reasons
         model.set_attn_implementation(ATTENTION)
     try:
-        with torch.autocast("cpu", dtype=torch.bfloat16, cache_enabled=False):
+        with torch.autocast("cpu", dtype=torch.bfloat16, cache_enabled=False, enabled=on_cpu):
             yield
     finally:
         model.set_attn_implementation(usual)

@@ -85,7 +85,7 @@ def open_base(name: str) -> Base:
     settings = load_settings()
     found = resolve_base(name, settings.data_dir)
     recipe = Recipe(learning_rate=settings.learning_rate, epochs=settings.epochs)
-    return Base(found.name, found.path, settings.lora_rank, recipe, Sizes(max_tokens=384))
+    return Base(found.name, found.path, settings.lora_rank, recipe, Sizes(max_tokens=384), quick=True)
 
 
 def summary(outcomes: list[Outcome], base: Base, replay_share: float) -> dict[str, Any]:

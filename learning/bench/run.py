@@ -4,6 +4,7 @@ import resource
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from learning.bench.metrics import Matrix
 from learning.dataset import Example, Row
 from learning.ema import put, snapshot
 from learning.learn import Memory, learn
+from learning.quick import quick_products
 from learning.strategies import DEFAULT, STRATEGIES, Strategy, strength_of
 from learning.train import Recipe
 
@@ -26,13 +28,18 @@ HOLDOUT = 64  # validation rows that a night stops early on
 
 @dataclass(frozen=True)
 class Base:
-    """A base and how it is trained: the tiny one as in the reference's yardstick, others as the night."""
+    """A base and how it is trained: the tiny one as in the reference's yardstick, others as the night.
+
+    Attributes:
+        quick: with the night's quick products (learning/quick.py).
+    """
 
     name: str
     path: Path
     rank: int
     recipe: Recipe
     sizes: scoring.Sizes
+    quick: bool = False
 
 
 @dataclass
@@ -112,6 +119,12 @@ class Bench:
         Args:
             deadline: `time.monotonic()` after which the run ends, marked as cut.
         """
+        with quick_products(self.model) if self.base.quick else nullcontext():
+            return self._run(strategy, strength, deadline, tell)
+
+    def _run(
+        self, strategy: Strategy, strength: float | None, deadline: float | None, tell: Callable[[str], None]
+    ) -> Outcome:
         outcome = Outcome(strategy.name, self.stream.name, self.seed, [task.name for task in self.stream.tasks])
         outcome.strength = strength_of(self.base.name, strategy) if strength is None else strength
         put(lora.trainable(self.model), self.fresh)

@@ -121,10 +121,8 @@ class _Block:
         sees[:, width:, :width] = real[:, None, :]
         sees[:, width:, width:] = self.sees
         sees |= torch.eye(width + size, dtype=torch.bool)  # padding sees itself: a row of nothing would be NaN
-        dtype = next(model.parameters()).dtype
-        mask = torch.zeros(sees.shape, dtype=dtype).masked_fill(~sees, torch.finfo(dtype).min)[:, None]
         logits = model(
-            input_ids=ids.to(device), attention_mask=mask.to(device), position_ids=positions.to(device),
+            input_ids=ids.to(device), attention_mask=sees[:, None].to(device), position_ids=positions.to(device),
             logits_to_keep=size + 1, use_cache=False,
         ).logits.float().cpu()  # fmt: skip
         # A label's first token is predicted by the prompt's last, every other one by the token before it.

@@ -3,24 +3,34 @@
     python -m learning.starter --base FOLDER --out FOLDER --seed 0
 
 FOLDER of --base is the embedded base as an ordinary Hugging Face folder. The run is deterministic by seed on one
-thread; interrupted, it goes on with --resume from the state it writes into OUT.work every few minutes.
+thread of a CPU; on a GPU (larger --batch) it ends near there. Interrupted, it goes on with --resume from the state it
+writes into OUT.work every few minutes.
 """
 
 import hashlib
 import json
 import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
+from functools import cache, partial
+from itertools import islice
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from core.artifacts import CONFIG, read_manifest, write_manifest
 from learning.starter.card import BASE_MODEL, BASE_REVISION, model_card
-from learning.starter.corpus import corpus
+from learning.starter.corpus import dialogue
 from learning.starter.dialogue import Dialogue
 
+if TYPE_CHECKING:
+    from learning.dataset import Row
+
 MAX_ANSWER_TOKENS = 60
+_PART = 2_000  # dialogues that a process writes at a time
 _HOLDOUT = 64  # rows whose loss is written to the log; they choose nothing
 
 
@@ -37,6 +47,8 @@ _HOLDOUT = 64  # rows whose loss is written to the log; they choose nothing
 @click.option("--minutes", type=float, help="Stop after so many minutes and keep what was learned.")
 @click.option("--rank", default=16, show_default=True)
 @click.option("--rate", default=5e-4, show_default=True, help="Peak learning rate.")
+@click.option("--batch", default=8, show_default=True, help="Dialogues a step; on a GPU 64 cost little more than 8.")
+@click.option("--processes", default=1, show_default=True, help="That write the dialogues.")
 @click.option("--threads", default=1, show_default=True, help="Torch threads; two on a busy machine are slower.")
 @click.option(
     "--precision",
@@ -48,13 +60,12 @@ _HOLDOUT = 64  # rows whose loss is written to the log; they choose nothing
 @click.option("--resume", is_flag=True, help="Go on from the state in OUT.work.")
 def main(
     base: Path, out: Path, seed: int, parent: Path | None, examples: int, minutes: float | None, rank: int,
-    rate: float, threads: int, precision: str, resume: bool,
+    rate: float, batch: int, processes: int, threads: int, precision: str, resume: bool,
 ) -> None:  # fmt: skip
     """Train the starter adapter."""
     import torch
 
     from learning import lora
-    from learning.dataset import encode
     from learning.quick import quick_products
     from learning.train import Progress, Recipe, mean_loss, train
 
@@ -67,16 +78,18 @@ def main(
     work.mkdir(parents=True, exist_ok=True)
 
     torch.set_num_threads(threads)
-    dialogues = corpus(examples + _HOLDOUT, seed=seed)
+    dialogues, all_rows = zip(*written(base, examples + _HOLDOUT, seed, processes).items(), strict=True)
+    _refuse_long_answers(dialogues, all_rows)
+    rows, holdout = all_rows[:examples], all_rows[examples:]
     model, tokenizer = lora.load_base(base)
-    rows = [encode(tokenizer, d.example(), max_answer_tokens=MAX_ANSWER_TOKENS + 1) for d in dialogues]
-    _refuse_long_answers(dialogues, rows)
-    rows, holdout = rows[:examples], rows[examples:]
     if parent is not None:
         model = lora.load_adapter(model, parent)
     else:
         model = lora.new_adapter(model, base_name=BASE_MODEL, base_revision=BASE_REVISION, rank=rank, seed=seed)
-    recipe = Recipe(learning_rate=rate, epochs=1, batch_size=8, warmup=0.04, micro_batch_tokens=800, seed=seed)
+    recipe = Recipe(
+        learning_rate=rate, epochs=1, batch_size=batch, warmup=0.04, seed=seed,
+        micro_batch_tokens=800 if model.device.type == "cpu" else None,
+    )  # fmt: skip
     tokens = sum(len(row) for row in rows)
     click.echo(f"{len(rows)} examples, {tokens:,} tokens, share of parameters {lora.share_of_parameters(model):.3%}")
 
@@ -105,12 +118,47 @@ def main(
         loss = mean_loss(model, holdout, tokenizer.pad_token_id)
     facts = training_facts(
         dialogues[:examples], parent, rank=rank, loss=round(loss, 4), holdout=_HOLDOUT, seed=seed, learning_rate=rate,
-        precision=precision, tokens=tokens, steps=len(result.losses), planned_steps=result.steps,
+        batch=batch, precision=precision, device=model.device.type, tokens=tokens, steps=len(result.losses),
+        planned_steps=result.steps,
     )  # fmt: skip
     save(model, out)
     (out / "README.md").write_text(model_card(facts), encoding="utf-8")
     digest = write_manifest(out, {"base": {"model": BASE_MODEL, "revision": BASE_REVISION}, **facts})
     click.echo(f"{out}: loss {loss:.3f}, {result.seconds / 60:.0f} min, manifest sha256 {digest}")
+
+
+def written(base: Path, size: int, seed: int, processes: int) -> "dict[Dialogue, Row]":
+    """The first `size` different dialogues of a seed with their rows, in the corpus's order."""
+    found: dict[Dialogue, Row] = {}
+    part = partial(_part, base, seed)
+    pool = ProcessPoolExecutor(processes, mp_context=get_context("spawn")) if processes > 1 else nullcontext()
+    with pool as workers:
+        begin = 0
+        while (missing := size - len(found)) > 0:
+            end = begin + missing
+            parts = [range(first, min(first + _PART, end)) for first in range(begin, end, _PART)]
+            for some in workers.map(part, parts) if workers else map(part, parts):
+                for one, row in some:
+                    found.setdefault(one, row)
+            begin = end
+    return dict(islice(found.items(), size))
+
+
+def _part(base: Path, seed: int, indices: range) -> "list[tuple[Dialogue, Row]]":
+    """What one process writes."""
+    from learning.dataset import encode
+
+    dialogues = [dialogue(seed, index) for index in indices]
+    return [
+        (one, encode(_tokenizer(base), one.example(), max_answer_tokens=MAX_ANSWER_TOKENS + 1)) for one in dialogues
+    ]
+
+
+@cache
+def _tokenizer(base: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(base)
 
 
 def save(model: Any, folder: Path) -> None:
@@ -125,14 +173,14 @@ def save(model: Any, folder: Path) -> None:
     config.write_text(json.dumps(facts, indent=2, sort_keys=True) + "\n")
 
 
-def _refuse_long_answers(dialogues: list[Dialogue], rows: list[Any]) -> None:
-    for dialogue, row in zip(dialogues, rows, strict=True):
+def _refuse_long_answers(dialogues: Sequence[Dialogue], rows: Sequence[Any]) -> None:
+    for one, row in zip(dialogues, rows, strict=True):
         if len(row) - row.answer_start > MAX_ANSWER_TOKENS + 1:
-            raise click.ClickException(f"An ideal answer has more than {MAX_ANSWER_TOKENS} tokens: {dialogue.answer}")
+            raise click.ClickException(f"An ideal answer has more than {MAX_ANSWER_TOKENS} tokens: {one.answer}")
 
 
 def training_facts(
-    dialogues: list[Dialogue], parent: Path | None, *, rank: int, loss: float, holdout: int, **run: Any
+    dialogues: Sequence[Dialogue], parent: Path | None, *, rank: int, loss: float, holdout: int, **run: Any
 ) -> dict[str, Any]:
     """What the manifest says about where the adapter comes from: every run that made it, the first one first.
 

@@ -46,14 +46,14 @@ answered from the wrong passage or refused. Rewordings outside the held-out sets
 def model_card(facts: dict[str, Any], figures: str = "") -> str:
     """The README.md of the adapter's folder; `figures` is the table that `learning.starter.evaluate` prints."""
     rows = [
-        f"| run {number} | seed {run['seed']}, {run['steps']:,} of {run['planned_steps']:,} steps of 8 examples"
-        f" ({run['tokens']:,} tokens planned, each once); AdamW at {run['learning_rate']}, products in"
-        f" {run['precision']} |"
+        f"| run {number} | seed {run['seed']}, {run['steps']:,} of {run['planned_steps']:,} steps of {run['batch']}"
+        f" examples ({run['tokens']:,} tokens planned, each once); AdamW at {run['learning_rate']}, products in"
+        f" {run['precision']}, {run['device']} |"
         for number, run in enumerate(facts["runs"], 1)
     ]
     commands = [
         f"`python -m learning.starter --base FOLDER --out FOLDER --seed {run['seed']} --examples {run['generated']}"
-        + (" --parent THE_ONE_BEFORE`" if number else "`")
+        f" --batch {run['batch']} --rate {run['learning_rate']}" + (" --parent THE_ONE_BEFORE`" if number else "`")
         for number, run in enumerate(facts["runs"])
     ]
     return _CARD.format(

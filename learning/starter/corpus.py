@@ -14,7 +14,7 @@ trained at all (`unseen`).
 """
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import count, islice
 
 from core.prompts import Language
@@ -37,12 +37,20 @@ def held_out(size: int, *, seed: int = 1) -> list[Dialogue]:
 
 def stream(seed: int, *, held: bool) -> Iterator[Dialogue]:
     """Different dialogues without end."""
+    return different(dialogue(seed, index, held=held) for index in count())
+
+
+def dialogue(seed: int, index: int, *, held: bool = False) -> Dialogue:
+    rng = random.Random(f"{'held' if held else 'train'}:{seed}:{index}")
+    language: Language = "en" if rng.random() < ENGLISH_SHARE else "pt"
+    kind = rng.choices(list(SHARES), weights=list(SHARES.values()))[0]
+    return Writer(rng, language, held=held).write(kind)
+
+
+def different(dialogues: Iterable[Dialogue]) -> Iterator[Dialogue]:
+    """Each of them once."""
     seen: set[Dialogue] = set()
-    for index in count():
-        rng = random.Random(f"{'held' if held else 'train'}:{seed}:{index}")
-        language: Language = "en" if rng.random() < ENGLISH_SHARE else "pt"
-        kind = rng.choices(list(SHARES), weights=list(SHARES.values()))[0]
-        dialogue = Writer(rng, language, held=held).write(kind)
-        if dialogue not in seen:
-            seen.add(dialogue)
-            yield dialogue
+    for one in dialogues:
+        if one not in seen:
+            seen.add(one)
+            yield one

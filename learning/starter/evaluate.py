@@ -97,16 +97,21 @@ def _case(dialogue: Dialogue) -> Case | None:
         right = lambda answer: scoring.courteous(answer, intent, language)  # noqa: E731
         return Case("courtesy", language, messages, right, ideal=dialogue.answer)
     name = "unseen kinds" if dialogue.unseen else "figures" if dialogue.needed else "no figure"
-    return Case(name, language, messages, _answered(dialogue.needed, found, language), True, dialogue.answer)
+    right = _answered(dialogue.needed, found, language, dialogue.answer)
+    return Case(name, language, messages, right, True, dialogue.answer)
 
 
-def _answered(needed: Sequence[str], found: Sequence[str], language: Language) -> Callable[[str], bool]:
+def _answered(
+    needed: Sequence[str], found: Sequence[str], language: Language, ideal: str = ""
+) -> Callable[[str], bool]:
+    """The needed figures and none but the passages'; without any, words of the passages or of the ideal answer."""
+
     def right(answer: str) -> bool:
         if scoring.does_not_know(answer, language):
             return False
         if needed:
             return scoring.figures_right(answer, needed, found)
-        return scoring.figures_right(answer, (), found) and scoring.shares_words(answer, " ".join(found))
+        return scoring.figures_right(answer, (), found) and scoring.shares_words(answer, " ".join([*found, ideal]))
 
     return right
 

@@ -39,6 +39,7 @@ _TOPICS = {
     r"garantia|seguro|insurance": {"guarantee"},
     r"vend|sell|tem |do you": {"price", "specs"},
 }
+_PARAGRAPHS = 0.25  # of the training dialogues have two passages in one
 _OPENERS: dict[Language, list[tuple[str, str]]] = {
     "pt": [("oi, ", "Oi! "), ("olá, ", "Olá! "), ("bom dia, ", "Bom dia! "), ("boa tarde, ", "Boa tarde! "),
            ("boa noite, ", "Boa noite! "), ("oi, tudo bem? ", "Oi! "), ("bom dia! ", "Bom dia! "), ("olá! ", "Olá! ")],
@@ -71,9 +72,8 @@ class Writer:
         self.business = BUSINESS_NAME if ours else rng.choice(words["businesses"][part])
         self.assistant = ASSISTANT_NAME if ours and rng.random() < 0.8 else rng.choice(words["assistants"][part])
         self.filler = Filler(rng, language, held=held, alvorada=ours)
-        self.facts: dict[str, Any] = {
-            topic: spec for topic, spec in load(f"facts_{language}").items() if held or not spec.get("unseen")
-        }
+        facts = load(f"facts_{language}") if held else load(f"facts_{language}") | load(f"trades_{language}")
+        self.facts: dict[str, Any] = {topic: spec for topic, spec in facts.items() if held or not spec.get("unseen")}
         self.sayings: dict[str, Any] = load(f"talk_{language}")
         self.phrasings = "held" if held else "q"
 
@@ -160,7 +160,7 @@ class Writer:
             question = self._fill(rng.choice(said.ask[self.phrasings]), said)
             if rng.random() < 0.85:
                 passages = self._passages(self._far_from(said), rng.choice([1, 2, 3, 3]))
-        shuffled = rng.sample(passages, len(passages))
+        shuffled = self._paragraphs(rng.sample(passages, len(passages)))
         history = self._earlier(None) if rng.random() < 0.1 else ()
         answer = rng.choice(self.sayings["dont-know"]["a"])
         return self._finish("unknown", topic, question, shuffled, answer, history, near=near)
@@ -239,7 +239,7 @@ class Writer:
         return Said(topic, spec, ask, values, passage)
 
     def _fill(self, template: str, said: Said) -> str:
-        said.shows_product |= "{name}" in template or "{prod}" in template
+        said.shows_product |= any(slot in template for slot in ("{name}", "{prod}", "{feature}"))
         return self._capital(render(template, said.values)) if template[0].isupper() else render(template, said.values)
 
     def _ideal(self, said: Said) -> str:
@@ -277,6 +277,13 @@ class Writer:
             found.append(self._say(topic).passage)
         return tuple(found)
 
+    def _paragraphs(self, passages: list[str]) -> list[str]:
+        """Some businesses write several facts into one passage. Not so in the held-out sets: they stay comparable."""
+        if self.held or len(passages) < 2 or self.rng.random() > _PARAGRAPHS:
+            return passages
+        first, second, *rest = passages
+        return [f"{first} {second}", *rest]
+
     def _far_from(self, said: Said) -> list[str]:
         group = said.spec["group"]
         near = {group}.union(*(ring for ring in _NEIGHBOURS if group in ring))
@@ -307,6 +314,7 @@ class Writer:
         answer = self._ideal(said)
         passages = [said.passage, *self._distractors(said, self.rng.choice([0, 1, 1, 2, 2, 2, 2]))]
         self.rng.shuffle(passages)
+        passages = self._paragraphs(passages)
         unseen = bool(said.spec.get("unseen"))
         return self._finish(kind, said.topic, question, passages, answer, history, unseen=unseen, open_=open_)
 

@@ -12,6 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from core.artifacts import WEIGHTS, verify
 from learning.starter import evaluate
 from learning.starter.__main__ import main as train
+from learning.starter.__main__ import written
 from learning.starter.card import BASE_MODEL, BASE_REVISION
 from learning.starter.corpus import corpus
 
@@ -85,12 +86,24 @@ class TestTrain:
         assert (tmp_path / "again" / WEIGHTS).read_bytes() == first
         assert (tmp_path / "other" / WEIGHTS).read_bytes() != first
 
+    def test_several_processes_write_what_one_writes(self, base):
+        alone = written(base, 30, 5, processes=1)
+        assert list(alone) == corpus(30, seed=5)
+        assert list(written(base, 30, 5, processes=2).items()) == list(alone.items())
+
+    def test_takes_larger_batches(self, base, tmp_path):
+        assert run(train, base, tmp_path / "large", "--batch", "12").exit_code == 0
+        (only,) = verify(tmp_path / "large", base_revision=BASE_REVISION)["runs"]
+        assert (only["batch"], only["steps"], only["device"]) == (12, 2, "cpu")
+        assert "2 of 2 steps of 12 examples" in (tmp_path / "large" / "README.md").read_text()
+
     def test_goes_on_from_an_adapter_and_names_both_runs(self, base, adapter, tmp_path):
         result = run(train, base, tmp_path / "more", "--seed", "1", "--parent", str(adapter))
         assert result.exit_code == 0, result.output
         manifest = verify(tmp_path / "more", base_revision=BASE_REVISION)
         assert [one["seed"] for one in manifest["runs"]] == [0, 1] and manifest["generated"] == 48
-        assert "--seed 0 --examples 24`, then `" in (tmp_path / "more" / "README.md").read_text()
+        card = (tmp_path / "more" / "README.md").read_text()
+        assert "--seed 0 --examples 24 --batch 8 --rate 0.0005`, then `" in card
         run(train, base, tmp_path / "other", "--seed", "1")
         assert (tmp_path / "more" / WEIGHTS).read_bytes() != (tmp_path / "other" / WEIGHTS).read_bytes()
 
