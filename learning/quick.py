@@ -48,9 +48,9 @@ def quick_products(model: Any) -> Iterator[None]:
     for layer in layers:
         layer.forward = _Forward(layer, cast)  # type: ignore[method-assign]
     head = model.get_output_embeddings()
-    if on_cpu and type(head) is torch.nn.Linear and head.bias is None:
+    if type(head) is torch.nn.Linear and head.bias is None:
         head.forward = partial(torch.nn.functional.linear, weight=head.weight.detach().bfloat16())
-    if on_cpu and usual == "sdpa":  # a model that asks for another one has its reasons
+    if usual == "sdpa":  # a model that asks for another one has its reasons
         model.set_attn_implementation(ATTENTION)
     try:
         with torch.autocast("cpu", dtype=torch.bfloat16, cache_enabled=False, enabled=on_cpu):
