@@ -1,12 +1,16 @@
 """An answer and all that goes with it, in one transaction: the message, its outbox rows, the unit it is evidence for,
-and the ledger's "handled"."""
+and the ledger's "handled".
+
+Every turn comes through here, so it is three statements and not a dozen: one that reads and locks, one that counts,
+one that writes.
+"""
 
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import update
+from sqlalchemy import bindparam, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -20,9 +24,54 @@ from core.db import transaction
 from core.messages import InboundMessage, Verdict, feedback_button
 from core.plans import Audience
 from core.prompts import Language
-from core.tables import Conversation, InboundEvent, Message, OutboxItem, new_id, now
+from core.tables import Base, Conversation, InboundEvent, Lane, Message, OutboxItem, new_id, now
 from core.text import split_text
 from integrations.openai.model import Reply
+
+ANSWERED = (
+    "id", "conversation_id", "customer_id", "context", "channel", "direction", "role", "kind", "text", "in_reply_to",
+    "language", "created_at", "consent", "version", "adapter_version_id", "rollout_id", "arm",
+    "assignment_probability", "memories", "route", "latency_ms", "first_token_ms", "prompt_tokens",
+    "completion_tokens", "cost_usd",
+)  # fmt: skip
+PART = (
+    "id", "message_id", "conversation_id", "in_reply_to", "kind", "part", "parts", "channel", "lane", "payload"
+)  # fmt: skip
+
+
+def _bound(table: type[Base], columns: tuple[str, ...]) -> dict[str, Any]:
+    """Every column's parameter, named after both."""
+    name, types = table.__tablename__, table.__table__.c
+    return {column: bindparam(f"{name}_{column}", type_=types[column].type) for column in columns}
+
+
+def _values(table: type[Base], row: Mapping[str, Any]) -> dict[str, Any]:
+    return {f"{table.__tablename__}_{column}": value for column, value in row.items()}
+
+
+# Built once: building a statement takes longer than running it.
+_STANDING = (
+    select(InboundEvent, Conversation, Message, units.LEFT)
+    .select_from(Lane)
+    .join(InboundEvent, InboundEvent.id == bindparam("event"))
+    .join(Conversation, Conversation.id == bindparam("conversation"))
+    .join(Message, Message.id == bindparam("asked"))
+    .where(Lane.lane == bindparam("lane"), Lane.holder == bindparam("holder"))
+    .with_for_update(of=Lane)  # the fence
+)
+_FIRST_PART = (
+    insert(OutboxItem)
+    .values(_bound(OutboxItem, PART))
+    .on_conflict_do_nothing()
+    .add_cte(
+        insert(Message).values(_bound(Message, ANSWERED)).cte("answer"),
+        update(InboundEvent)
+        .where(InboundEvent.id == bindparam("event"))
+        .values(handled_at=bindparam("handled"), outcome=bindparam("outcome"), error=None)
+        .cte("done"),
+    )
+)
+_OTHER_PARTS = insert(OutboxItem).values(_bound(OutboxItem, PART)).on_conflict_do_nothing()
 
 
 @dataclass(frozen=True)
@@ -63,83 +112,96 @@ def save(
     route: Route | None,
     found: Recalled,
 ) -> None:
-    """Reply, outbox rows, assignment and the ledger's "handled": all of them, or none."""
+    """Reply, outbox rows, assignment and the ledger's "handled": all of them, or none.
+
+    Raises:
+        LeaseLost: somebody else has the lane now.
+    """
     with transaction(awake.engine) as session:
-        lane.fence(session)
-        event = session.get_one(InboundEvent, event_id)
+        standing = session.execute(
+            _STANDING,
+            {"event": event_id, "conversation": turn.conversation_id, "asked": turn.message_id, "lane": lane.lane,
+             "holder": lane.holder},
+        ).first()  # fmt: skip
+        if standing is None:
+            raise lane.lost()
+        event, conversation, asked, left = standing
         if event.handled_at is not None:
             return
-        conversation = session.get_one(Conversation, turn.conversation_id)
-        answer = _save_reply(session, turn, conversation, generated, route, found, awake.settings.token_prices)
-        asked = route is not None and _count(session, turn, route, generated)
-        _put_in_outbox(awake, session, turn, conversation, answer, shown=generated.shown, ask_rating=asked)
+        if turn.together:
+            asked.text = turn.message.text  # what is learned from is the whole question and its answer
+        answer = _answer(turn, conversation, asked, left, generated, route, found, awake.settings.token_prices)
+        ask_rating = route is not None and _count(session, turn, route, generated)
+        first, *others = _parts(awake, turn, conversation, answer, shown=generated.shown, ask_rating=ask_rating)
+        session.connection().execute(
+            _FIRST_PART,
+            {"event": event_id, "handled": now(), "outcome": f"answered:{answer['id']}",
+             **_values(Message, answer), **_values(OutboxItem, first)},
+        )  # fmt: skip
+        if others:
+            session.connection().execute(_OTHER_PARTS, [_values(OutboxItem, row) for row in others])
+        if answer["route"].get("left"):  # the transcript shows where a version that was taken back stopped speaking
+            events.record(
+                session, "version.left", context=conversation.context, channel=conversation.channel,
+                conversation=conversation.id, message=str(answer["id"]), left=left, version=answer["version"],
+            )  # fmt: skip
         if turn.kind == "handover":
             handover.ask(session, awake.settings, conversation, by="customer", said=turn.message.text)
         elif turn.kind == "back":
             handover.give_back_conversation(session, conversation, by="customer")
         if turn.ask_consent:
             _ask_consent(awake, session, turn, conversation)
-        handled(event, f"answered:{answer.id}")
         for other in turn.together:
-            handled(session.get_one(InboundEvent, other), f"answered together:{answer.id}")
+            handled(session.get_one(InboundEvent, other), f"answered together:{answer['id']}")
 
 
-def _save_reply(
-    session: Session,
+def _answer(
     turn: Turn,
     conversation: Conversation,
+    asked: Message,
+    left: str | None,
     generated: Generated,
     route: Route | None,
     found: Recalled,
     prices: Mapping[str, tuple[float, float]],
-) -> Message:
+) -> dict[str, Any]:
+    """The answer's row."""
     reply, served = generated.reply, generated.served
-    left = units.left_version(session, conversation.id) if served else None
-    asked = session.get_one(Message, turn.message_id)
-    if turn.together:
-        asked.text = turn.message.text  # what is learned from is the whole question and its answer
-    answer = Message(
-        id=new_id(),
-        conversation_id=conversation.id,
-        customer_id=conversation.customer_id,
-        context=conversation.context,
-        channel=conversation.channel,
-        direction="out",
-        role="bot",
-        kind=turn.kind,
-        text=generated.text,
-        in_reply_to=turn.message_id,
-        language=turn.language,
-        consent=asked.consent,
-        version=version_of(served),
-        adapter_version_id=served.id if served else None,
-        rollout_id=route.rollout_id if route else None,
-        arm=route.arm if route and served == route.version else None,
-        assignment_probability=route.probability if route and route.rollout_id else None,
-        memories=found.memories,
-        route={
+    return {
+        "id": new_id(),
+        "conversation_id": conversation.id,
+        "customer_id": conversation.customer_id,
+        "context": conversation.context,
+        "channel": conversation.channel,
+        "direction": "out",
+        "role": "bot",
+        "kind": turn.kind,
+        "text": generated.text,
+        "in_reply_to": turn.message_id,
+        "language": turn.language,
+        "created_at": now(),
+        "consent": asked.consent,
+        "version": version_of(served),
+        "adapter_version_id": served.id if served else None,
+        "rollout_id": route.rollout_id if route else None,
+        "arm": route.arm if route and served == route.version else None,
+        "assignment_probability": route.probability if route and route.rollout_id else None,
+        "memories": found.memories,
+        "route": {
             "passages": found.passages,
             "history": [list(pair) for pair in found.history],
             "flags": list(generated.flags),
             "failures": list(generated.failures),
             "said": reply.text if reply and generated.flags else None,
             **(units.logged(route) if route else {}),
-            **({"left": left} if left else {}),
+            **({"left": left} if left and served else {}),
         },
-        latency_ms=reply.latency_ms if reply else None,
-        first_token_ms=reply.first_token_ms if reply else None,
-        prompt_tokens=reply.prompt_tokens if reply else None,
-        completion_tokens=reply.completion_tokens if reply else None,
-        cost_usd=cost_of(reply, prices) if reply else None,
-    )
-    session.add(answer)
-    session.flush()
-    if left:  # the transcript shows where a version that was taken back stopped speaking
-        events.record(
-            session, "version.left", context=answer.context, channel=answer.channel, conversation=conversation.id,
-            message=str(answer.id), left=left, version=answer.version,
-        )  # fmt: skip
-    return answer
+        "latency_ms": reply.latency_ms if reply else None,
+        "first_token_ms": reply.first_token_ms if reply else None,
+        "prompt_tokens": reply.prompt_tokens if reply else None,
+        "completion_tokens": reply.completion_tokens if reply else None,
+        "cost_usd": cost_of(reply, prices) if reply else None,
+    }
 
 
 def cost_of(reply: Reply, prices: Mapping[str, tuple[float, float]]) -> float:
@@ -156,39 +218,38 @@ def _count(session: Session, turn: Turn, route: Route, generated: Generated) -> 
     return is_new and route.solicited
 
 
-def _put_in_outbox(
+def _parts(
     awake: Awake,
-    session: Session,
     turn: Turn,
     conversation: Conversation,
-    answer: Message,
+    answer: Mapping[str, Any],
     *,
     shown: dict[str, Any],
     ask_rating: bool,
-) -> None:
+) -> list[dict[str, Any]]:
     """Every part is a row before anything is sent; buttons stand under the last one, where they fit, else under a
     short question of their own."""
     client = awake.channel(conversation.channel)
-    text = f"{answer.text}\n\n{guardrails.ASK_RATING[turn.language]}" if ask_rating else answer.text
+    text = f"{answer['text']}\n\n{guardrails.ASK_RATING[turn.language]}" if ask_rating else answer["text"]
     parts = split_text(text, client.max_text)
-    rateable = answer.kind == "text" and awake.settings.feedback_buttons
+    rateable = turn.kind == "text" and awake.settings.feedback_buttons
     room = client.limits.text_with_buttons
     if rateable and room is not None and len(parts[-1]) > room:
         question = guardrails.ASK_RATING if ask_rating else guardrails.DID_IT_HELP
-        parts = [*split_text(answer.text, client.max_text), question[turn.language]]
+        parts = [*split_text(answer["text"], client.max_text), question[turn.language]]
     rows = []
     for number, part in enumerate(parts, 1):
         payload: dict[str, Any] = {"address": conversation.address, "text": part}
         if shown and number == 1:
             payload["extra"] = shown
         if rateable and number == len(parts):
-            payload["buttons"] = _buttons(str(answer.id), turn.language)[: client.limits.buttons]
+            payload["buttons"] = _buttons(str(answer["id"]), turn.language)[: client.limits.buttons]
         rows.append({
-            "id": new_id(), "message_id": answer.id, "conversation_id": conversation.id,
-            "in_reply_to": answer.in_reply_to, "kind": "answer", "part": number, "parts": len(parts),
+            "id": new_id(), "message_id": answer["id"], "conversation_id": conversation.id,
+            "in_reply_to": turn.message_id, "kind": "answer", "part": number, "parts": len(parts),
             "channel": conversation.channel, "lane": conversation.lane, "payload": payload,
         })  # fmt: skip
-    session.connection().execute(insert(OutboxItem).on_conflict_do_nothing(), rows)  # plain rows: no mapper needed
+    return rows
 
 
 def _buttons(answer_id: str, language: Language) -> list[list[str]]:

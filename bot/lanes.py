@@ -48,7 +48,10 @@ class Lease:
         LeaseLost: what this holder did must not be written any more.
         """
         if session.execute(_STILL_OURS, {"lane": self.lane, "holder": self.holder}).first() is None:
-            raise LeaseLost(f"The lease on {self.lane} ran out.", "Nothing was lost: another worker has it.")
+            raise self.lost()
+
+    def lost(self) -> LeaseLost:
+        return LeaseLost(f"The lease on {self.lane} ran out.", "Nothing was lost: another worker has it.")
 
 
 class Heartbeat:

@@ -46,17 +46,23 @@ def _count() -> Any:
 
 # Built once: every turn runs them, and building one takes longer than Postgres takes to run it.
 _COUNT = _count()
-_LEFT = select(AdapterVersion.name).where(
-    AdapterVersion.state == "quarantined",
-    AdapterVersion.id
-    == select(Message.adapter_version_id)
+LEFT = (
+    select(AdapterVersion.name)
     .where(
-        Message.conversation_id == bindparam("conversation"), Message.direction == "out", Message.version.is_not(None)
+        AdapterVersion.state == "quarantined",
+        AdapterVersion.id
+        == select(Message.adapter_version_id)
+        .where(
+            Message.conversation_id == bindparam("conversation"),
+            Message.direction == "out",
+            Message.version.is_not(None),
+        )
+        .order_by(Message.id.desc())
+        .limit(1)
+        .scalar_subquery(),
     )
-    .order_by(Message.id.desc())
-    .limit(1)
-    .scalar_subquery(),
-)
+    .scalar_subquery()
+)  # the version of a conversation's latest answer, where it has been taken back since
 
 
 @dataclass(frozen=True)
@@ -82,11 +88,6 @@ def logged(route: Route) -> dict[str, Any]:
     if route.rollout_id is None:
         return {}
     return {"arm": route.arm, "epoch": route.epoch, "stage": route.stage}
-
-
-def left_version(session: Session, conversation_id: uuid.UUID) -> str | None:
-    """The version of the conversation's latest answer, where it has been taken back since: this turn leaves it."""
-    return session.scalar(_LEFT, {"conversation": conversation_id})
 
 
 def count_reply(session: Session, customer_id: uuid.UUID, route: Route, outcome: Outcome) -> bool:
