@@ -25,7 +25,7 @@ from sqlalchemy.orm import Session
 from core import artifacts, events, registry
 from core.db import get_engine, transaction
 from core.errors import NightError, SettingError
-from core.memory import give_back
+from core.memory import give_back, return_large_blocks
 from core.settings import Settings
 from core.tables import AdapterVersion, ConsolidationRun, Evaluation, TrainingExample, now
 from integrations.huggingface.spare_cores import SpareCores
@@ -47,6 +47,7 @@ def consolidate(run_id: uuid.UUID, settings: Settings) -> str:
     """
     if not settings.database_url:
         raise SettingError("There is no database.", "Start `npllm up`, or set DATABASE_URL.")
+    return_large_blocks()
     engine = get_engine(settings.database_url)
     claim = Claim(engine, run_id)
     try:

@@ -8,11 +8,12 @@ import random
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
 
-from learning.dataset import IGNORED, Row, answer_logits, collate
+from learning.dataset import IGNORED, MICRO_BATCH_TOKENS, Row, answer_logits, collate, micro_batches
 
 RESAMPLES = 2_000
 
@@ -36,25 +37,31 @@ class Difference:
 
 
 @torch.no_grad()
-def score(model: Any, rows: Sequence[Row], pad_id: int, *, batch_size: int = 4) -> Scores:
-    """Loss and token accuracy of every row, in eval mode."""
+def score(model: Any, rows: Sequence[Row], pad_id: int, *, tokens: int | None = None) -> Scores:
+    """Loss and token accuracy of every row, in the order of `rows`; in eval mode.
+
+    Args:
+        tokens: padded ones of a pass; None: `MICRO_BATCH_TOKENS` of the device, so that a look takes no more memory
+            than a step.
+    """
     was_training = model.training
     model.eval()
     device = next(model.parameters()).device
     losses, accuracies = [0.0] * len(rows), [0.0] * len(rows)
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-    for start in range(0, len(order), batch_size):
-        indices = order[start : start + batch_size]
-        batch = collate([rows[i] for i in indices], pad_id).to(device)
+    left = iter(order)
+    for part in micro_batches([rows[i] for i in order], tokens or MICRO_BATCH_TOKENS[device.type]):
+        indices = list(islice(left, len(part)))
+        batch = collate(part, pad_id).to(device)
         logits = answer_logits(model, batch).float()
         counted = batch.labels != IGNORED
         wrong = torch.nn.functional.cross_entropy(
             logits.flatten(0, 1), batch.labels.flatten(), ignore_index=IGNORED, reduction="none"
         ).view_as(batch.labels)
         right = (logits.argmax(dim=-1) == batch.labels) & counted
-        tokens = counted.sum(dim=1)
+        count = counted.sum(dim=1)
         for i, loss, hits in zip(
-            indices, (wrong.sum(1) / tokens).tolist(), (right.sum(1) / tokens).tolist(), strict=True
+            indices, (wrong.sum(1) / count).tolist(), (right.sum(1) / count).tolist(), strict=True
         ):
             losses[i], accuracies[i] = loss, hits
     model.train(was_training)

@@ -10,7 +10,7 @@ There is no trainer class and no callback. A non-finite loss ends the run: `Nigh
 import math
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,13 +20,19 @@ import torch
 
 from core.errors import NightError
 from learning import parallel
-from learning.dataset import IGNORED, Row, collate, mixed_batches, token_losses
+from learning.dataset import (
+    IGNORED,
+    MICRO_BATCH_TOKENS,
+    Row,
+    collate,
+    micro_batches,
+    mixed_batches,
+    token_losses,
+)
 from learning.ema import Average, put, snapshot
+from learning.evaluate import score
 from learning.importance import Penalty
 from learning.lora import trainable
-
-# On a GPU a pass of 400 tokens costs as much as one of 8,000: it waits for its kernels to be called.
-MICRO_BATCH_TOKENS = {"cpu": 400, "cuda": 16_384}
 
 
 @dataclass(frozen=True)
@@ -115,7 +121,7 @@ def train(
     if not new:
         raise NightError("There is nothing to learn: no new example is left.", "npllm sleep history shows why.")
     parameters = trainable(model)
-    micro_batch_tokens = recipe.micro_batch_tokens or MICRO_BATCH_TOKENS.get(model.device.type, 400)
+    micro_batch_tokens = recipe.micro_batch_tokens or MICRO_BATCH_TOKENS[model.device.type]
     optimiser = torch.optim.AdamW(parameters.values(), lr=recipe.learning_rate, weight_decay=0.0)
     # The plan of all batches is drawn first: a resumed run skips to its step and goes on with the same batches.
     rng = random.Random(recipe.seed)
@@ -199,25 +205,13 @@ def accumulate(model: Any, rows: Sequence[Row], pad_id: int, micro_batch_tokens:
     device = next(model.parameters()).device
     total_weight = sum(row.weight * (len(row) - row.answer_start) for row in rows)
     total = 0.0
-    for group in _micro_batches(parallel.mine(sorted(rows, key=len)), micro_batch_tokens):
+    for group in micro_batches(parallel.mine(sorted(rows, key=len)), micro_batch_tokens):
         batch = collate(group, pad_id).to(device)
         weights = batch.weights * (batch.labels != IGNORED)
         loss = (token_losses(model, batch) * weights).sum() / total_weight
         loss.backward()
         total += loss.item()
     return total
-
-
-def _micro_batches(rows: Sequence[Row], tokens: int) -> Iterator[list[Row]]:
-    """Split rows sorted by length so that each part has at most `tokens` padded tokens (and at least one row)."""
-    part: list[Row] = []
-    for row in rows:
-        if part and (len(part) + 1) * len(row) > tokens:
-            yield part
-            part = []
-        part.append(row)
-    if part:
-        yield part
 
 
 def schedule(step: int, steps: int, warmup: float) -> float:
@@ -229,28 +223,9 @@ def schedule(step: int, steps: int, warmup: float) -> float:
     return 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * done))
 
 
-@torch.no_grad()
-def row_losses(model: Any, rows: Sequence[Row], pad_id: int, *, batch_size: int = 16) -> list[float]:
-    """Mean loss per answer token of each row, in nats, in the order of `rows`; in eval mode."""
-    was_training = model.training
-    model.eval()
-    device = next(model.parameters()).device
-    losses = [0.0] * len(rows)
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-    for start in range(0, len(order), batch_size):
-        indices = order[start : start + batch_size]
-        batch = collate([rows[i] for i in indices], pad_id).to(device)
-        counted = batch.labels != IGNORED
-        means = token_losses(model, batch).sum(dim=1) / counted.sum(dim=1)
-        for i, loss in zip(indices, means.tolist(), strict=True):
-            losses[i] = loss
-    model.train(was_training)
-    return losses
-
-
 def mean_loss(model: Any, rows: Sequence[Row], pad_id: int) -> float:
     """Mean over rows of their loss per token."""
-    return parallel.total(sum(row_losses(model, parallel.mine(rows), pad_id))) / len(rows)
+    return parallel.total(sum(score(model, parallel.mine(rows), pad_id).losses)) / len(rows)
 
 
 class _Best:

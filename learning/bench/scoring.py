@@ -58,7 +58,7 @@ def rows_of(tokenizer: Any, examples: Sequence[Example], sizes: Sizes) -> list[t
 
 
 def generation(model: Any, rows: Sequence[tuple[Example, Row]], pad_id: int) -> Scored:
-    found = token_scores(model, [row for _, row in rows], pad_id, batch_size=32)
+    found = token_scores(model, [row for _, row in rows], pad_id, tokens=4_096)
     tokens = [len(row) - row.answer_start for _, row in rows]
     return Scored(
         [share * count for share, count in zip(found.accuracies, tokens, strict=True)],

@@ -19,8 +19,9 @@ from learning.bench.data import Limits, stream
 from learning.bench.metrics import figures, over_seeds, paired
 from learning.bench.run import Base, Bench, Outcome
 from learning.dataset import Example, encode
+from learning.evaluate import score
 from learning.strategies import DEFAULT, STRATEGIES
-from learning.train import Recipe, row_losses
+from learning.train import Recipe
 
 
 def written(folder: Path, name: str, records: list[dict[str, Any]]) -> Path:
@@ -170,7 +171,7 @@ def test_labels_are_ranked_as_if_each_stood_alone(base: tuple[Any, Any]) -> None
         )
     for i, example in enumerate(examples):
         alone = [encode(tokenizer, Example(example.messages, label)) for label in labels]
-        assert found[i].tolist() == pytest.approx([-x for x in row_losses(model, alone, 0)], abs=1e-3)
+        assert found[i].tolist() == pytest.approx([-x for x in score(model, alone, 0).losses], abs=1e-3)
 
 
 def bench_on(path: Path, base_folder: Path, **options: Any) -> Bench:

@@ -18,14 +18,16 @@ def test_turns_of_one_conversation_are_one_witness() -> None:
 
 def test_scores_of_a_model(base: tuple[Any, Any], adapted: Any) -> None:
     from core.prompts import chat_messages
-    from learning.dataset import Example, encode
-    from learning.train import row_losses
+    from learning.dataset import Example, collate, encode, token_losses
 
     rows = [
         encode(base[1], Example(tuple(chat_messages(
             language="pt", assistant="Lia", business="X", question=f"P {'x' * i}", passages=None)), f"R{i}"))
         for i in range(5)
     ]  # fmt: skip
-    found = score(adapted, rows, base[1].pad_token_id, batch_size=2)
-    assert found.losses == pytest.approx(row_losses(adapted, rows, base[1].pad_token_id), rel=1e-4)
+    pad_id = base[1].pad_token_id
+    alone = [float(token_losses(adapted, collate([row], pad_id)).mean().detach()) for row in rows]
+    for tokens in (1, 2 * len(rows[-1]), None):  # one by one, two by two, as usual
+        assert score(adapted, rows[::-1], pad_id, tokens=tokens).losses[::-1] == pytest.approx(alone, rel=1e-4)
+    found = score(adapted, rows, pad_id)
     assert all(0 <= accuracy <= 1 for accuracy in found.accuracies)
