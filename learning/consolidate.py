@@ -38,6 +38,9 @@ from learning.starter.seed import ensure_starter_examples
 
 log = logging.getLogger(__name__)
 
+# Held-out examples of tonight below which a look says too little: to stop a training by, to choose a point by.
+STOP_LEAST, CHOOSE_LEAST = 30, 8
+
 
 def consolidate(run_id: uuid.UUID, settings: Settings) -> str:
     """Run (or go on with) one night; returns its final state.
@@ -119,7 +122,8 @@ def _train(night: Night, material: Material) -> None:
     training = Training(
         base=night.base, parent=parent, rank=settings.lora_rank, strategy=night.strategy, new=examples(material.new),
         replayed=examples(material.replayed), known=examples(material.known), share=material.share,
-        holdout=examples(material.held_out) if len(material.held_out) >= 30 else [], strength=strength, recipe=recipe,
+        holdout=examples(material.held_out) if len(material.held_out) >= STOP_LEAST else [], strength=strength,
+        chosen_by=[examples(some) for some in _judges(material)], recipe=recipe,
         checkpoint=night.folder / "checkpoint.pt", seconds=night.schedule.seconds,
     )  # fmt: skip
     parallel.share(training)
@@ -134,6 +138,7 @@ def _train(night: Night, material: Material) -> None:
                      "strength": strength if night.strategy.penalty else None},
         "overhead": round(learned.overhead, 4),
         "replay_share": round(learned.replay_share, 4),
+        "nearness": learned.nearness,
         "share_of_parameters": round(lora.share_of_parameters(adapted), 4),
     }  # fmt: skip
     seal(
@@ -145,6 +150,13 @@ def _train(night: Night, material: Material) -> None:
     night.claim.tell(
         training_seconds=round(result.seconds, 1), overhead=facts["overhead"], replay_share=facts["replay_share"]
     )
+
+
+def _judges(material: Material) -> list[list[TrainingExample]]:
+    """The hold-outs of tonight and of earlier nights, where there is enough of tonight's to choose by."""
+    if len(material.held_out) < CHOOSE_LEAST:
+        return []
+    return [some for some in (material.held_out, material.old_held_out) if some]
 
 
 def _strength(night: Night) -> float:

@@ -8,7 +8,7 @@ covariance of B and A along the window, and along one trajectory of small steps 
 Between adapters that lie apart, or whose gauge may differ, it would not be; nothing here averages those.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,6 +16,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 WINDOW = 0.8  # of the night's steps: longer serves what is new a night late, shorter forgets more (docs/log.md)
+
+NEARNESS = (0.0, 0.25, 0.5, 0.75, 1.0)  # to the fast weights: what `best_between` tries
 
 Factors = dict[str, torch.Tensor]
 
@@ -49,6 +51,24 @@ class Average:
             yield
         finally:
             put(factors, fast)
+
+
+def best_between(factors: Mapping[str, torch.Tensor], slow: Factors, fast: Factors, loss: Callable[[], float]) -> float:
+    """Leave in `factors` the point between slow (0) and fast (1) weights with the lowest loss, and say which.
+
+    After WiSE-FT (Wortsman et al. 2021, arXiv 2109.01903), whose ends are the weights before and after a training.
+    """
+
+    def go(nearness: float) -> None:
+        put(factors, {name: torch.lerp(slow[name], fast[name], nearness) for name in slow})
+
+    def tried(nearness: float) -> float:
+        go(nearness)
+        return loss()
+
+    best = min(NEARNESS, key=tried)
+    go(best)
+    return best
 
 
 def snapshot(factors: Mapping[str, torch.Tensor]) -> Factors:

@@ -7,7 +7,7 @@ importance of what is known now, for the next night
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from learning.dataset import Row
 from learning.importance import Importance, Penalty, half_and_half
 from learning.lora import trainable
 from learning.strategies import Strategy
-from learning.train import Progress, Recipe, Result, portion, train
+from learning.train import Progress, Recipe, Result, mean_loss, portion, train
 
 
 @dataclass
@@ -38,13 +38,14 @@ class Learned:
     Attributes:
         overhead: seconds of the penalty and of the importance over the seconds of training without them.
         replay_share: of the answers' tokens that were trained on.
+        nearness: of what is served to the fast weights, from 0 (the average) to 1.
     """
 
     result: Result
     memory: Memory
     importance_seconds: float = 0.0
     replay_share: float = 0.0
-    facts: dict[str, Any] = field(default_factory=dict)
+    nearness: float = 0.0
 
     @property
     def overhead(self) -> float:
@@ -60,6 +61,7 @@ def learn(
     replayed: Sequence[Row] = (),
     share: float = 0.0,
     holdout: Sequence[Row] = (),
+    chosen_by: Sequence[Sequence[Row]] = (),
     memory: Memory,
     strength: float,
     recipe: Recipe,
@@ -74,9 +76,16 @@ def learn(
         replayed: rows of earlier nights; every epoch takes the next ones.
         share: of the answers' tokens that are trained on, at most so many are replayed ones.
         memory: what the champion's night left; empty for the first one.
+        chosen_by: hold-outs, of tonight and of earlier nights, each of which counts the same where a strategy chooses
+            what is served; none: the average is served.
         strength: lambda of the penalty.
     """
+
+    def loss() -> float:
+        return sum(mean_loss(model, rows, pad_id) for rows in chosen_by)
+
     factors = trainable(model)
+    nearness = 0.0
     penalty, importance = None, memory.importance
     importance_seconds = 0.0
     if strategy.penalty is not None and importance is not None and importance.kind == strategy.penalty:
@@ -97,14 +106,17 @@ def learn(
     after = Memory()
     if average is not None:
         after.fast = ema.snapshot(factors)
-        ema.put(factors, average.slow)
+        if strategy.between and chosen_by:
+            nearness = ema.best_between(factors, average.slow, after.fast, loss)
+        else:
+            ema.put(factors, average.slow)
     if strategy.penalty is not None:
         started = time.perf_counter()
         sample = half_and_half(new, replayed, importance_rows(len(new) * recipe.epochs))
         latest = estimate(model, strategy.penalty, sample, pad_id)
         after.importance = importance.merged(latest) if importance is not None else latest
         importance_seconds = time.perf_counter() - started
-    return Learned(result, after, importance_seconds, replay_share)
+    return Learned(result, after, importance_seconds, replay_share, nearness)
 
 
 def estimate(model: Any, kind: str, rows: Sequence[Row], pad_id: int) -> Importance:

@@ -27,6 +27,8 @@ def load_base(path: Path | str) -> tuple[Any, Any]:
     """
     disable_progress_bar()
     on_gpu = torch.cuda.is_available()
+    if on_gpu:  # cuDNN's attention gave gradients that are not finite for one padded batch of eight (docs/log.md)
+        torch.backends.cuda.enable_cudnn_sdp(False)
     model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=torch.bfloat16 if on_gpu else torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(path)
     if tokenizer.pad_token_id is None:

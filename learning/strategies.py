@@ -4,6 +4,7 @@ naive          new examples only
 replay         examples of earlier nights in every batch
 mas, ewc       a pull back to the served weights, weight by weight as strongly as it mattered (learning/mas.py, ewc.py)
 ema            serve the average of the weights over the night's later steps (learning/ema.py)
+wise           as ema, but as near to the last step as the hold-outs of tonight and of earlier nights like best
 balanced       replay whose few rows weigh as much in the loss as all that they stand for (learning/learn.py)
 deep           from the base again, on everything that may be learned: costs most, forgets nothing
 joint          the bench's upper bound: one training on all tasks at once
@@ -20,6 +21,7 @@ class Strategy:
     """One composition.
 
     Attributes:
+        between: serves the point between the average and the fast weights that the hold-outs like best.
         balanced: replayed rows weigh half of the loss; else what they are, a seventh or so.
         afresh: begins at the base instead of the champion, and learns the whole permitted store.
     """
@@ -28,6 +30,7 @@ class Strategy:
     replay: bool = False
     penalty: Literal["mas", "ewc"] | None = None
     average: bool = False
+    between: bool = False
     balanced: bool = False
     afresh: bool = False
 
@@ -45,6 +48,8 @@ STRATEGIES = {
         Strategy("mas+ema+replay", replay=True, penalty="mas", average=True),
         Strategy("balanced", replay=True, balanced=True),
         Strategy("ema+balanced", replay=True, average=True, balanced=True),
+        Strategy("wise+replay", replay=True, average=True, between=True),
+        Strategy("wise+balanced", replay=True, average=True, between=True, balanced=True),
         Strategy("deep", afresh=True),
         Strategy("joint", afresh=True),
     )

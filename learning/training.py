@@ -26,6 +26,7 @@ class Training:
     Attributes:
         parent: the folder of the version whose weights are continued; None: a fresh adapter of this `rank`.
         known: a few examples that stand for what the parent knows, where it left no importance.
+        chosen_by: hold-outs that choose what is served (learning/learn.py).
         share: of the answers' tokens, at most so many are replayed ones.
         strength: lambda of the penalty.
         seconds: after so many no further step starts.
@@ -39,6 +40,7 @@ class Training:
     replayed: Sequence[Example]
     holdout: Sequence[Example]
     known: Sequence[Example]
+    chosen_by: Sequence[Sequence[Example]]
     share: float
     strength: float
     recipe: Recipe
@@ -68,7 +70,8 @@ class Training:
         with quick_products(adapted):
             learned = learn(
                 adapted, self.strategy, new=rows(self.new), replayed=rows(self.replayed), share=self.share,
-                holdout=rows(self.holdout), memory=self._memory(adapted, rows(self.known), tokenizer.pad_token_id),
+                holdout=rows(self.holdout), chosen_by=[rows(some) for some in self.chosen_by],
+                memory=self._memory(adapted, rows(self.known), tokenizer.pad_token_id),
                 strength=self.strength, pad_id=tokenizer.pad_token_id, recipe=self.recipe, report=report,
                 checkpoint=self.checkpoint, deadline=deadline,
             )  # fmt: skip

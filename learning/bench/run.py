@@ -163,7 +163,7 @@ class Bench:
         recipe = Recipe(**{**vars(self.base.recipe), "seed": self.seed * 1_000 + t})
         learned = learn(
             self.model, tonight, new=[row for _, row in new], replayed=replayed, share=self.share,
-            holdout=[] if deep else [row for _, row in self.valid[t]], memory=memory,
+            holdout=[] if deep else [row for _, row in self.valid[t]], chosen_by=self._hold_outs(t), memory=memory,
             strength=outcome.strength or 0.0, recipe=recipe, pad_id=self.tokenizer.pad_token_id, deadline=deadline,
         )  # fmt: skip
         outcome.steps += len(learned.result.losses)
@@ -174,6 +174,13 @@ class Bench:
         if t and not deep:
             outcome.replay_shares.append(learned.replay_share)
         return learned.memory
+
+    def _hold_outs(self, t: int) -> list[list[Row]]:
+        """Validation rows of tonight's task, and as many of those before."""
+        each = -(-HOLDOUT // max(t, 1))
+        tonight = [row for _, row in self.valid[t]]
+        earlier = [row for rows in self.valid[:t] for _, row in rows[:each]]
+        return [rows for rows in (tonight, earlier) if rows]
 
     def _look(self, t: int, last: bool, outcome: Outcome) -> None:
         """Score what the figures need: all tasks so far and the next one."""

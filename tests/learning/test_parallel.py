@@ -64,7 +64,7 @@ def training(base_folder: Path, adapted: Any, tmp_path: Path) -> Training:
     return Training(
         base=BaseModel(name="tiny", path=base_folder, revision="sha256:tiny"), parent=tmp_path / "parent", rank=2,
         strategy=find("mas+ema+replay"), new=examples(13, "Sim, {i}."), replayed=examples(6, "Não, {i} não."),
-        holdout=examples(5, "Sim, {i}, claro."), known=examples(3, "Não."), share=0.2, strength=0.1,
+        holdout=examples(5, "Sim, {i}, claro."), known=examples(3, "Não."), chosen_by=[], share=0.2, strength=0.1,
         recipe=Recipe(learning_rate=5e-3, batch_size=4, evaluate_every=2), checkpoint=tmp_path / "checkpoint.pt",
         seconds=600.0,
     )  # fmt: skip
