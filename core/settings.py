@@ -166,7 +166,7 @@ class Settings(BaseSettings):
     sleep_hours: str = "02:00-06:00"
     sleep_idle_minutes: float = Field(15.0, ge=0)
     sleep_minimum_examples: int = Field(20, ge=1)
-    sleep_strategy: str = "ema+balanced"
+    sleep_strategy: str = "wise+replay"
     sleep_max_minutes: float = Field(240.0, gt=0)
     sleep_max_examples: int = Field(2_000, ge=1)
     sleep_max_cost: float | None = Field(None, gt=0)

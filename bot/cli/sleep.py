@@ -30,7 +30,7 @@ def sleep() -> None:
 @sleep.command()
 @context_option
 @click.option("--minimum", type=click.IntRange(1), default=None, help="Fewest new examples (SLEEP_MINIMUM_EXAMPLES).")
-@click.option("--strategy", default=None, help="The way to sleep, such as ema+balanced or deep (SLEEP_STRATEGY).")
+@click.option("--strategy", default=None, help="The way to sleep, such as wise+replay or deep (SLEEP_STRATEGY).")
 @click.option("--wait", is_flag=True, help="Follow it to its end; exit status 0 only if a version was registered.")
 @click.option("--dry-run", is_flag=True, help="Show what would be learned; nothing is written.")
 @as_json_option

@@ -24,7 +24,7 @@ from learning.bench.data import Limits, stream
 from learning.bench.metrics import figures, over_seeds, paired
 from learning.bench.run import Base, Bench, Outcome
 from learning.bench.scoring import Sizes
-from learning.strategies import DEFAULT, STRATEGIES
+from learning.strategies import STRATEGIES, default_of
 from learning.train import Recipe
 
 TUNED = (1e-3, 1e-2, 1e-1)
@@ -61,8 +61,8 @@ def main(
     deadline = time.monotonic() + budget
     torch.set_num_threads(threads)
     try:
-        names = _names(strategies)
         base = open_base(base_name)
+        names = _names(strategies, default_of(base.name))
         limits = None if whole else Limits()
         if tune:
             print_json(_tune(base, data, names, limits, replay_share))
@@ -113,7 +113,8 @@ def summary(outcomes: list[Outcome], base: Base, replay_share: float) -> dict[st
             merged[key] = _mean([one[key] for one in whole if one[key] is not None])
         strategies[strategy] = merged | {"cut": any(one["cut"] for one in found)}
     return {
-        "default": DEFAULT, "base": base.name, "share": replay_share, "strategies": strategies, "streams": streams,
+        "default": default_of(base.name), "base": base.name, "share": replay_share, "strategies": strategies,
+        "streams": streams,
     }  # fmt: skip
 
 
@@ -168,8 +169,8 @@ def print_json(found: Any) -> None:
     click.echo(json.dumps(found))
 
 
-def _names(strategies: str) -> list[str]:
-    names = [DEFAULT, *(name.strip() for name in strategies.split(",") if name.strip())]
+def _names(strategies: str, first: str) -> list[str]:
+    names = [first, *(name.strip() for name in strategies.split(",") if name.strip())]
     for name in names:
         if name not in STRATEGIES:
             raise click.BadParameter(f"There is no strategy '{name}'. Choose {', '.join(STRATEGIES)}.")

@@ -20,7 +20,7 @@ from learning.dataset import Example, Row
 from learning.ema import put, snapshot
 from learning.learn import Memory, learn
 from learning.quick import quick_products
-from learning.strategies import DEFAULT, STRATEGIES, Strategy, strength_of
+from learning.strategies import STRATEGIES, Strategy, default_of, strength_of
 from learning.train import Recipe
 
 HOLDOUT = 64  # validation rows that a night stops early on
@@ -149,7 +149,7 @@ class Bench:
         """One task's night; every `deep_every`-th of strategy `deep` is a deep one, the others are the default's."""
         torch.manual_seed(self.seed * 1_000 + t)
         deep = strategy.afresh and (strategy.name == "joint" or (t + 1) % self.deep_every == 0)
-        tonight = strategy if deep or not strategy.afresh else STRATEGIES[DEFAULT]
+        tonight = strategy if deep or not strategy.afresh else STRATEGIES[default_of(self.base.name)]
         new, replayed = self.train[t], []
         if deep:
             put(lora.trainable(self.model), self.fresh)
