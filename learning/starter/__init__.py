@@ -5,7 +5,8 @@ of a context, teaches it skills rather than facts: copy the figure from the righ
 that it does not know and offer a person, be courteous. Shops, products and figures are drawn at random for every
 example, so copying is the only way to be right.
 
-    text/        what people ask and how it is answered: fact kinds, small talk, names (YAML, ours, Portuguese/English)
+    text/        what people ask and how it is answered: facts of a shop and of other trades, small talk, names (YAML,
+                 ours, Portuguese and English)
     slots.py     fills a template's slots with names and figures
     corpus.py    thousands of dialogues from them, the same for the same seed
     courtesy.py  the safety and courtesy set that every night's gate asks (courtesy.yaml) and its score

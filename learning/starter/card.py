@@ -34,7 +34,8 @@ The dialogues are written from this project's own text, about 80 % in Portuguese
 text. The loss counts the answer's tokens only; the rate rises for 4 % of the steps and falls along a cosine; the
 weights are stored in half precision.
 
-Again: {again}
+Again: {again}. Each run reads the
+project's text of its day; the manifest has a digest of the dialogues that it read.
 
 {figures}
 ## Limits

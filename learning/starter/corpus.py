@@ -10,7 +10,7 @@ alone, so a longer corpus begins with a shorter one. Kinds and shares stand in `
     talk        courtesy, asking for a person, what must be refused
 
 `held=True` draws from phrasings, names and figures that training never sees, and from a few fact kinds that are not
-trained at all (`unseen`).
+trained at all (`unseen`). Only training sees other trades' facts, and several facts in one passage.
 """
 
 import random

@@ -8,7 +8,7 @@ that shares most words with it, and (every second time) one at random. What coun
 
     figures        every needed figure in the answer, and none that is not in the passages
     unseen kinds   the same for kinds of facts that training never saw
-    no figure      answers without figures: they do not refuse, and share half of their longer words with the passages
+    no figure      answers without figures: no refusal, and half of the longer words are a passage's or the ideal's
     unknown        nothing found or something else found: says so and offers a person
     near           ... where the same kind of fact about another product was found
     courtesy       greeting, thanks, goodbye, asking for a person
