@@ -43,6 +43,13 @@ _HOLDOUT = 64  # rows whose loss is written to the log; they choose nothing
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="An adapter to go on from, with another seed; without it the run begins at the base.",
 )
+@click.option(
+    "--between",
+    type=click.FloatRange(0, 1),
+    default=1.0,
+    show_default=True,
+    help="Keep weights this far from the parent's (0) to the trained ones (1): less is forgotten (WiSE-FT).",
+)
 @click.option("--examples", default=7000, show_default=True, help="Dialogues, each seen once.")
 @click.option("--minutes", type=float, help="Stop after so many minutes and keep what was learned.")
 @click.option("--rank", default=16, show_default=True)
@@ -59,13 +66,13 @@ _HOLDOUT = 64  # rows whose loss is written to the log; they choose nothing
 )
 @click.option("--resume", is_flag=True, help="Go on from the state in OUT.work.")
 def main(
-    base: Path, out: Path, seed: int, parent: Path | None, examples: int, minutes: float | None, rank: int,
-    rate: float, batch: int, processes: int, threads: int, precision: str, resume: bool,
+    base: Path, out: Path, seed: int, parent: Path | None, between: float, examples: int, minutes: float | None,
+    rank: int, rate: float, batch: int, processes: int, threads: int, precision: str, resume: bool,
 ) -> None:  # fmt: skip
     """Train the starter adapter."""
     import torch
 
-    from learning import lora
+    from learning import ema, lora
     from learning.quick import quick_products
     from learning.train import Progress, Recipe, mean_loss, train
 
@@ -93,6 +100,8 @@ def main(
     tokens = sum(len(row) for row in rows)
     click.echo(f"{len(rows)} examples, {tokens:,} tokens, share of parameters {lora.share_of_parameters(model):.3%}")
 
+    factors = lora.trainable(model)
+    before = ema.snapshot(factors)
     log = (work / "log.jsonl").open("a")
     recent: list[float] = []
 
@@ -115,11 +124,12 @@ def main(
             model, new=rows, pad_id=tokenizer.pad_token_id, recipe=recipe, report=report, checkpoint=state,
             checkpoint_seconds=180, deadline=started + minutes * 60 if minutes else None,
         )  # fmt: skip
+        ema.put(factors, {name: torch.lerp(before[name], factor.detach(), between) for name, factor in factors.items()})
         loss = mean_loss(model, holdout, tokenizer.pad_token_id)
     facts = training_facts(
         dialogues[:examples], parent, rank=rank, loss=round(loss, 4), holdout=_HOLDOUT, seed=seed, learning_rate=rate,
-        batch=batch, precision=precision, device=model.device.type, tokens=tokens, steps=len(result.losses),
-        planned_steps=result.steps,
+        batch=batch, between=between, precision=precision, device=model.device.type, tokens=tokens,
+        steps=len(result.losses), planned_steps=result.steps,
     )  # fmt: skip
     save(model, out)
     (out / "README.md").write_text(model_card(facts), encoding="utf-8")

@@ -49,17 +49,23 @@ def model_card(facts: dict[str, Any], figures: str = "") -> str:
     rows = [
         f"| run {number} | seed {run['seed']}, {run['steps']:,} of {run['planned_steps']:,} steps of {run['batch']}"
         f" examples ({run['tokens']:,} tokens planned, each once); AdamW at {run['learning_rate']}, products in"
-        f" {run['precision']}, {run['device']} |"
+        f" {run['precision']}, {run['device']}{_kept(run)} |"
         for number, run in enumerate(facts["runs"], 1)
     ]
     commands = [
         f"`python -m learning.starter --base FOLDER --out FOLDER --seed {run['seed']} --examples {run['generated']}"
-        f" --batch {run['batch']} --rate {run['learning_rate']}" + (" --parent THE_ONE_BEFORE`" if number else "`")
+        f" --batch {run['batch']} --rate {run['learning_rate']}"
+        + (f" --between {run['between']} --parent THE_ONE_BEFORE`" if number else "`")
         for number, run in enumerate(facts["runs"])
     ]
     return _CARD.format(
         **facts, revision=BASE_REVISION, figures=figures, training="\n".join(rows), again=", then ".join(commands)
     )
+
+
+def _kept(run: dict[str, Any]) -> str:
+    """A run whose end was not kept whole says so."""
+    return f"; kept {run['between']:.0%} of the way from the weights before it" if run["between"] < 1 else ""
 
 
 def seal(folder: Path, held_out: dict[str, Any], figures: str) -> str:

@@ -104,6 +104,13 @@ class TestTrain:
         assert [one["seed"] for one in manifest["runs"]] == [0, 1] and manifest["generated"] == 48
         card = (tmp_path / "more" / "README.md").read_text()
         assert "--seed 0 --examples 24 --batch 8 --rate 0.0005`, then `" in card
+        more = ["--seed", "1", "--parent", str(adapter), "--between", "0.5"]
+        assert run(train, base, tmp_path / "half", *more).exit_code == 0
+        assert "kept 50% of the way" in (tmp_path / "half" / "README.md").read_text()
+        parent, half, whole = (load_file(path / WEIGHTS) for path in (adapter, tmp_path / "half", tmp_path / "more"))
+        name = max(whole, key=lambda key: float((whole[key].float() - parent[key].float()).norm()))
+        middle = (parent[name].float() + whole[name].float()) / 2
+        assert torch.allclose(half[name].float(), middle, atol=1e-4)
         run(train, base, tmp_path / "other", "--seed", "1")
         assert (tmp_path / "more" / WEIGHTS).read_bytes() != (tmp_path / "other" / WEIGHTS).read_bytes()
 
