@@ -128,6 +128,8 @@ def save(
         event, conversation, asked, left = standing
         if event.handled_at is not None:
             return
+        if generated.served is None:
+            left = None  # no version speaks, so none is left
         if turn.together:
             asked.text = turn.message.text  # what is learned from is the whole question and its answer
         answer = _answer(turn, conversation, asked, left, generated, route, found, awake.settings.token_prices)
@@ -140,7 +142,7 @@ def save(
         )  # fmt: skip
         if others:
             session.connection().execute(_OTHER_PARTS, [_values(OutboxItem, row) for row in others])
-        if answer["route"].get("left"):  # the transcript shows where a version that was taken back stopped speaking
+        if left:  # the transcript shows where a version that was taken back stopped speaking
             events.record(
                 session, "version.left", context=conversation.context, channel=conversation.channel,
                 conversation=conversation.id, message=str(answer["id"]), left=left, version=answer["version"],
@@ -194,7 +196,7 @@ def _answer(
             "failures": list(generated.failures),
             "said": reply.text if reply and generated.flags else None,
             **(units.logged(route) if route else {}),
-            **({"left": left} if left and served else {}),
+            **({"left": left} if left else {}),
         },
         "latency_ms": reply.latency_ms if reply else None,
         "first_token_ms": reply.first_token_ms if reply else None,

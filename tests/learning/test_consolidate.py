@@ -18,7 +18,6 @@ from core.settings import Settings
 from core.tables import AdapterVersion, ConsolidationRun, Evaluation, Event, TrainingExample
 from learning import consolidate as night
 from learning.claims import NightTaken
-from learning.strategies import DEFAULT
 
 TONIGHT = date(2026, 11, 27)
 
@@ -300,7 +299,7 @@ def test_a_deep_night_begins_at_the_base_with_everything(engine: Engine, here: S
     assert (deep.parent_id, deep.manifest["lineage"], deep.manifest["inherited_examples"]) == (None, [], [])
     assert set(old.manifest["examples"]) < set(deep.manifest["examples"])
     assert deep.manifest["counts"]["new"] == first.funnel["learned"] + run.funnel["learned"]
-    assert old.manifest["strategy"] == DEFAULT
+    assert old.manifest["strategy"] == "wise+replay"
 
 
 def test_fast_weights_go_from_night_to_night(engine: Engine, here: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
