@@ -11,6 +11,7 @@ from fastapi.responses import HTMLResponse
 from fastapi.templating import Jinja2Templates
 from jinja2.ext import Extension
 
+from bot.ops.portuguese import in_portuguese
 from core.settings import get_settings
 
 FOLDER = Path(__file__).parent / "web"
@@ -56,3 +57,4 @@ def percent(value: float | None) -> str:
 
 templates.env.filters["local_time"] = local_time
 templates.env.filters["percent"] = percent
+templates.env.filters["in_portuguese"] = in_portuguese
