@@ -15,7 +15,7 @@ interface asks for none where it does not know the implementation's name.
 
 import math
 import mmap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
@@ -162,14 +162,18 @@ class Slots:
     def write(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Put this step's keys and values, each (1, heads, n, width), into their slots; return the layer's tensors."""
         assert self.step is not None
-        if layer not in self.layers:
-            self.layers[layer] = (self._room_for(key), self._room_for(value))
-        keys, values = self.layers[layer]
+        keys, values = self._of(layer, key, value)
         for room, states in ((keys, key), (values, value)):
             heads, width = room.shape[1], room.shape[3]
             places = self.step.places(heads, self.length)
             room.view(-1, width).index_copy_(0, places, states[0].transpose(0, 1).reshape(-1, width))
         return keys, values
+
+    def _of(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The layer's tensors, made for such states where there are none yet."""
+        if layer not in self.layers:
+            self.layers[layer] = (self._room_for(key), self._room_for(value))
+        return self.layers[layer]
 
     def _room_for(self, states: torch.Tensor) -> torch.Tensor:
         _, heads, _, width = states.shape
@@ -189,15 +193,17 @@ class Slots:
             values[target, :, :length] = values[source, :, :length]
 
     @torch.inference_mode()
-    def copy_out(self, slot: int, length: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """A copy of a slot's first `length` tokens, layer by layer."""
-        return [
-            (keys[slot, :, :length].clone(), values[slot, :, :length].clone()) for keys, values in self.layers.values()
-        ]
+    def copy_out(self, slot: int, length: int) -> dict[int, tuple[torch.Tensor, torch.Tensor]]:
+        """A copy of a slot's first `length` tokens, by layer."""
+        return {
+            layer: (keys[slot, :, :length].clone(), values[slot, :, :length].clone())
+            for layer, (keys, values) in self.layers.items()
+        }
 
     @torch.inference_mode()
-    def copy_in(self, slot: int, states: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> None:
-        for (keys, values), (key, value) in zip(self.layers.values(), states, strict=True):
+    def copy_in(self, slot: int, states: Mapping[int, tuple[torch.Tensor, torch.Tensor]]) -> None:
+        for layer, (key, value) in states.items():
+            keys, values = self._of(layer, key[None], value[None])
             keys[slot, :, : key.shape[1]] = key
             values[slot, :, : value.shape[1]] = value
 

@@ -28,6 +28,8 @@ from integrations.huggingface.spare_cores import SpareCores
 
 log = logging.getLogger(__name__)
 
+IDLE_SECONDS = 3.0  # without a prompt, and the room of the rows goes back: a night may need it
+
 
 @dataclass(eq=False)
 class _Row:
@@ -70,7 +72,7 @@ class Engine:
         self._queue: deque[Ticket] = deque()
         self._adapters: dict[str, ServedAdapter] = {}
         self._rows: list[_Row] = []  # the row at place i has slot i
-        self._prefixes: OrderedDict[tuple[int, tuple[int, ...]], list[tuple[torch.Tensor, torch.Tensor]]] = (
+        self._prefixes: OrderedDict[tuple[int, tuple[int, ...]], dict[int, tuple[torch.Tensor, torch.Tensor]]] = (
             OrderedDict()
         )
         self._closing = False
@@ -188,8 +190,14 @@ class Engine:
 
     def _wait(self) -> bool:
         """Wait for work and admit it; False when the engine closes."""
+
+        def work() -> bool:
+            return bool(self._closing or self._queue or self._rows)
+
         with self._changed:
-            self._changed.wait_for(lambda: self._closing or self._queue or self._rows)
+            if not self._changed.wait_for(work, timeout=IDLE_SECONDS):
+                self.model.rest()
+                self._changed.wait_for(work)
             if not self._closing:
                 self._admit()
             return not self._closing

@@ -135,8 +135,7 @@ class ServingModel:
             model.set_input_embeddings(StoredEmbedding(table.weight, self.dtype))
         if self.dtype == torch.float32:
             model.float()
-        self.slots.layers.clear()  # they hold the check's states, in the precision of the weights
-        give_back()  # the freed weights
+        self.rest()  # the check's states, in the precision of the weights, and the freed weights
 
     def _product(self, weight: torch.Tensor, bias: torch.Tensor | None) -> Product:
         engine = select_engine() if self.precision == "int8" else None
@@ -161,6 +160,11 @@ class ServingModel:
         places = {id(feed): place for place, feed in enumerate(step.asked)}
         order = [places[id(feed)] for feed in feeds if feed.answered]
         return (logits[: len(order)] if order == list(range(len(order))) else logits[order]).float()
+
+    def rest(self) -> None:
+        """Give back what only rows in flight need; the next step takes it again, in a few milliseconds."""
+        self.slots.layers.clear()
+        give_back()
 
     def read_adapter(self, name: str, folder: Path, sha256: str | None = None) -> ServedAdapter:
         """Verify a version's folder and read it. May run in any thread, beside `forward`.

@@ -217,6 +217,23 @@ def test_the_system_message_is_computed_once(
     assert ask(engine, Prompt([*tokens, 99], model.base.name, prefix=60, max_tokens=1)).last().usage.cached == 0
 
 
+def test_an_idle_engine_gives_its_rows_room_back_and_goes_on_as_before(
+    fresh_model: ServingModel, engines: Engines, ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_module, "IDLE_SECONDS", 0.05)
+    engine = engines(fresh_model)
+    question = Prompt(list(range(60)), fresh_model.base.name, prefix=40, max_tokens=8, ignore_end=True)
+    first = ask(engine, question)
+    assert first.last().usage.cached == 0
+    deadline = time.monotonic() + 20
+    while fresh_model.slots.layers and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not fresh_model.slots.layers
+    again = ask(engine, question)
+    assert again.last().usage.cached == 40  # the system message's states are not the rows', and stay
+    assert again.text == first.text
+
+
 def test_only_so_many_system_messages_are_kept(model: ServingModel, engines: Engines, ask: Ask) -> None:
     engine = engines(model, prefixes=2)
 
