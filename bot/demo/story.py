@@ -9,29 +9,26 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import click
-import httpx
-from sqlalchemy import func, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy import func, select
 
 from bot import nights, rollouts
 from bot.cli.sleep import describe, sentence
+from bot.demo import reviewer
 from bot.demo.harm import turn_sign
-from bot.demo.people import Answer, Street, with_figures
+from bot.demo.people import Answer, with_figures
+from bot.demo.steps import StepFailed, Story
 from bot.up.run import end_as_with_ctrl_c, fetch_base, running
 from bot.up.system import is_running, make_system, only_one
-from bot.wiring import need_database, need_redis
+from bot.wiring import need_redis
 from core import artifacts, jobs, registry, shop
-from core.db import get_engine, transaction
-from core.errors import Conflict, NpllmError
+from core.errors import Conflict
 from core.rollouts import ACTIVE, PRESETS
 from core.settings import Settings, load_settings
 from core.tables import (
-    AnnotationItem,
     Assignment,
     ConsolidationRun,
     Evaluation,
@@ -44,54 +41,10 @@ from integrations.redis.queue import connect, enqueue
 from integrations.supabase import artifact_store
 
 CONTEXT = "customers"
-LESSONS = (  # each telling teaches another one: what was learned before is a double, and no night learns it again
-    "Quer que eu reserve um para você?",
-    "Posso já separar o seu pedido?",
-    "Se quiser, eu mostro as formas de pagamento.",
-    "Quer saber o prazo de entrega no seu bairro?",
-)
 STUDENTS = 16  # conversations of the day that the night learns from
 CROWD = 16  # people at the same time
 NIGHT_LIMIT = 240.0
 ROLLOUT_LIMIT = 150.0
-
-
-class StepFailed(NpllmError):
-    """A step of the story did not happen."""
-
-
-class Story:
-    """Prints steps and keeps the clock."""
-
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-        self.engine = get_engine(need_database(settings))
-        self.street = Street(settings)
-        self.began = time.monotonic()
-
-    def act(self, title: str) -> None:
-        click.secho(f"\n{title}", bold=True)
-
-    def tell(self, text: str) -> None:
-        click.echo(f"  {time.monotonic() - self.began:5.1f} s  {text}")
-
-    def must(self, happened: Any, what: str) -> None:
-        if not happened:
-            raise StepFailed(
-                f"This did not happen: {what}.", "Look at `npllm status` and the logs in the data directory."
-            )
-
-    def session(self) -> contextlib.AbstractContextManager[Session]:
-        return transaction(self.engine)
-
-    def until(self, seconds: float, look: Any, what: str) -> Any:
-        """Wait for `look` to give something true."""
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            if found := look():
-                return found
-            time.sleep(0.2)
-        self.must(False, what)
 
 
 def tell() -> None:
@@ -183,10 +136,11 @@ def a_day(story: Story) -> None:
 
     crowd = street.crowd(asked, taught, size=10, until=enough)
     story.tell(f"{len(crowd)} more customers ask, consent («Sim») and react 👎: the answers are right, and curt")
-    story.until(30, lambda: _open_items(story, began) >= len(crowd) + 1, "the disliked answers reached the queue")
-    lesson = _lesson(story)
-    _first_in_line(story, began)
-    reviewed = _review(story, len(crowd) + 1, lesson)
+    waiting = len(crowd) + 1
+    story.until(30, lambda: reviewer.open_items(story, began) >= waiting, "the disliked answers reached the queue")
+    lesson = reviewer.lesson(story)
+    reviewer.first_in_line(story, began)
+    reviewed = reviewer.review(story, waiting, lesson)
     story.tell(
         f"{reviewed} of them are claimed and corrected at /review: the right figure, and then an offer: «{lesson}»"
     )
@@ -261,75 +215,6 @@ def second_act(story: Story) -> None:
 def _feedback(story: Story, answer: Answer) -> str | None:
     with story.session() as session:
         return session.scalar(select(Feedback.polarity).where(Feedback.target == answer.id))
-
-
-def _open_items(story: Story, since: datetime) -> int:
-    with story.session() as session:
-        query = select(func.count()).select_from(AnnotationItem).where(
-            AnnotationItem.state == "open", AnnotationItem.reason == "disliked", AnnotationItem.created_at > since
-        )  # fmt: skip
-        return session.scalar(query) or 0
-
-
-def _first_in_line(story: Story, since: datetime) -> None:
-    """This day's answers come before what earlier ones (and the voters of earlier acts) left in the queue."""
-    with story.session() as session:
-        session.execute(
-            update(AnnotationItem)
-            .where(AnnotationItem.state == "open", AnnotationItem.created_at > since)
-            .values(priority=AnnotationItem.priority + 100)
-        )
-
-
-def _lesson(story: Story) -> str:
-    """The first that no demo has taught here."""
-    with story.session() as session:
-        told = session.scalar(
-            select(func.count()).select_from(ConsolidationRun).where(
-                ConsolidationRun.requested_by == "demo", ConsolidationRun.state == "registered"
-            )
-        )  # fmt: skip
-    if (told or 0) >= len(LESSONS):
-        raise StepFailed(
-            f"This data directory has heard the story {told} times, and nothing in it is new any more.",
-            "Tell it on another folder: NPLLM_DATA_DIR=... npllm demo",
-        )
-    return LESSONS[told or 0]
-
-
-def _review(story: Story, wanted: int, lesson: str) -> int:
-    """A reviewer at /review: logs in, claims, corrects, until the disliked answers are done."""
-    settings, done = story.settings, 0
-    assert settings.operator_password is not None
-    with httpx.Client(base_url=str(settings.public_base_url), follow_redirects=True, timeout=30.0) as browser:
-        password = settings.operator_password.get_secret_value()
-        browser.post("/login", data={"name": "demo", "password": password, "next": "/review"}).raise_for_status()
-        while done < wanted:
-            browser.post("/review/next").raise_for_status()
-            with story.session() as session:
-                item = session.scalar(
-                    select(AnnotationItem).where(AnnotationItem.state == "claimed", AnnotationItem.claimed_by == "demo")
-                )
-                story.must(item is not None, "an item could be claimed")
-                assert item is not None
-                key, corrected = item.id, _better(session, item, lesson)
-            verdict = {"verdict": "correct", "corrected": corrected} if corrected else {"verdict": "reject"}
-            browser.post(f"/review/{key}", data=verdict).raise_for_status()
-            done += 1
-    return done
-
-
-def _better(session: Session, item: AnnotationItem, lesson: str) -> str | None:
-    """What the reviewer would have said: the right passage's sentence where the bot missed it, and the offer."""
-    asked = next((q for q in with_figures("valid") if q.text == item.question), None)
-    if asked is None:
-        return None
-    right = next(p for p in shop.passages("customers", "pt") if p.id == asked.passage)
-    answer = Answer(asked, item.answer, "", "meta", "")
-    said = item.answer if answer.good else right.text
-    for offer in LESSONS:
-        said = said.removesuffix(offer).strip()
-    return f"{said} {lesson}"
 
 
 def _follow_night(story: Story, run_id: uuid.UUID) -> dict[str, Any]:
