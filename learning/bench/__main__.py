@@ -15,12 +15,12 @@ from typing import Any
 import click
 import torch
 
-from core.errors import NpllmError
+from core.errors import BadInput, NpllmError
 from core.settings import load_settings
 from integrations.huggingface.embedded_base import resolve_base
 from learning import tiny
 from learning.bench import picture
-from learning.bench.data import Limits, stream
+from learning.bench.data import Limits, name_of, stream
 from learning.bench.metrics import figures, over_seeds, paired
 from learning.bench.run import Base, Bench, Outcome
 from learning.bench.scoring import Sizes
@@ -61,6 +61,7 @@ def main(
     deadline = time.monotonic() + budget
     torch.set_num_threads(threads)
     try:
+        _tell_apart(data)
         base = open_base(base_name)
         names = _names(strategies, default_of(base.name))
         limits = None if whole else Limits()
@@ -68,9 +69,9 @@ def main(
             print_json(_tune(base, data, names, limits, replay_share))
             return
         outcomes = _run(base, data, names, range(first_seed, first_seed + seeds), tasks, limits, replay_share,
-                        min(deep_every, tasks), deadline, out)  # fmt: skip
+                        deep_every, deadline, out)  # fmt: skip
     except NpllmError as error:
-        raise click.ClickException(f"{error} {error.next_step}") from None
+        raise click.ClickException(str(error)) from None
     found = summary(outcomes, base, replay_share)
     if out is not None:
         _draw(outcomes, out)
@@ -177,6 +178,14 @@ def _names(strategies: str, first: str) -> list[str]:
     return list(dict.fromkeys(names))
 
 
+def _tell_apart(data: tuple[Path, ...]) -> None:
+    """Figures are told by the file's name, and runs of one name are taken for its seeds."""
+    names = [name_of(path) for path in data]
+    for name in names:
+        if names.count(name) > 1:
+            raise BadInput(f"Two files of --data are called '{name}'.", "Rename one, or name each file once.")
+
+
 def _run(
     base: Base, data: tuple[Path, ...], names: list[str], seeds: range, tasks: int, limits: Limits | None,
     share: float, deep_every: int, deadline: float, out: Path | None,
@@ -186,6 +195,8 @@ def _run(
         for path in data:
             bench = Bench(base, stream(path, seed=seed, tasks=tasks, limits=limits), seed=seed, share=share,
                           deep_every=deep_every)  # fmt: skip
+            for note in bench.stream.notes:
+                click.echo(f"{bench.stream.name} seed {seed}: {note}", err=True)
             for name in names:
                 outcome = bench.run(STRATEGIES[name], deadline=deadline, tell=lambda line: click.echo(line, err=True))
                 outcomes.append(outcome)

@@ -5,12 +5,13 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from core.errors import BadInput
 from core.tables import TrainingExample, now
 from learning import lora, replay
 from learning.bench import scoring
@@ -24,6 +25,8 @@ from learning.strategies import STRATEGIES, Strategy, default_of, strength_of
 from learning.train import Recipe
 
 HOLDOUT = 64  # validation rows that a night stops early on
+
+Rows = list[tuple[Example, Row]]
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,7 @@ class Bench:
 
     Args:
         share: replayed examples in each night, of all it trains on.
-        deep_every: strategy `deep` retrains from the base every so many nights.
+        deep_every: strategy `deep` retrains from the base every so many nights, and in the last one of fewer.
         split: `valid` to choose something by, `test` to report.
     """
 
@@ -91,14 +94,13 @@ class Bench:
         self, base: Base, stream: Stream, *, seed: int, share: float, deep_every: int, split: str = "test"
     ) -> None:
         self.base, self.stream, self.seed = base, stream, seed
-        self.share, self.deep_every = share, deep_every
+        self.share = share
         self.model, self.tokenizer = lora.load_base(base.path)
         self.model = lora.new_adapter(self.model, base_name=base.name, base_revision="bench", rank=base.rank, seed=seed)
         self.fresh = snapshot(lora.trainable(self.model))
-        self.train = [self._rows(task.train) for task in stream.tasks]
-        self.valid = [self._rows(task.valid)[:HOLDOUT] for task in stream.tasks]
-        self.test = [self._rows(getattr(task, split)) for task in stream.tasks]
-        self.labels = [task.labels for task in stream.tasks]
+        self._leave_out_long_ones(split)
+        self.deep_every = min(deep_every, len(self.stream.tasks))
+        self.labels = [task.labels for task in self.stream.tasks]
         self.store = [self._stored(number, rows) for number, rows in enumerate(self.train)]
         self.base_scores: list[scoring.Scored] | None = None
 
@@ -196,10 +198,37 @@ class Bench:
         """Task i's test, where the labels of tasks up to `known` have been seen."""
         if self.kind == "generation":
             return scoring.generation(self.model, self.test[i], self.tokenizer.pad_token_id)
-        labels = [label for seen in self.labels[: known + 1] for label in seen]
+        # An intent of two tasks is one label: beside itself it would win or lose by a rounding.
+        labels = list(dict.fromkeys(label for seen in self.labels[: known + 1] for label in seen))
         return scoring.classification(self.model, self.tokenizer, self.test[i], labels)
 
-    def _rows(self, examples: Sequence[Example]) -> list[tuple[Example, Row]]:
+    def _leave_out_long_ones(self, split: str) -> None:
+        """Every task in tokens; what does not fit is told, and a task of which too little fits is none.
+
+        Raises:
+            BadInput: no task is left.
+        """
+        self.train, self.valid, self.test = list[Rows](), list[Rows](), list[Rows]()
+        tasks, most = [], self.base.sizes.max_tokens
+        for task in self.stream.tasks:
+            parts = (task.train, task.valid, getattr(task, split))
+            train, valid, test = (self._rows(part) for part in parts)
+            if long := sum(map(len, parts)) - len(train) - len(valid) - len(test):
+                self.stream.notes.append(f"Task '{task.name}': {long} examples have more than {most} tokens.")
+            if not train or not test:
+                self.stream.notes.append(f"Task '{task.name}' is left out: too little of it is short enough.")
+                continue
+            tasks.append(task)
+            self.train.append(train)
+            self.valid.append(valid[:HOLDOUT])
+            self.test.append(test)
+        if not tasks:
+            raise BadInput(
+                f"{self.stream.name} holds no task whose examples fit {most} tokens.", "Shorten its turns or texts."
+            )
+        self.stream = replace(self.stream, tasks=tasks)
+
+    def _rows(self, examples: Sequence[Example]) -> Rows:
         return scoring.rows_of(self.tokenizer, examples, self.base.sizes)
 
     def _stored(self, number: int, rows: Sequence[tuple[Example, Row]]) -> list[TrainingExample]:

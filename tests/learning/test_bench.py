@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 import torch
+from click.testing import CliRunner
 
 from core.errors import BadInput
 from learning.bench import picture, scoring
-from learning.bench.__main__ import summary, table
-from learning.bench.data import Limits, stream
+from learning.bench.__main__ import main, summary, table
+from learning.bench.data import Limits, name_of, read, stream
 from learning.bench.metrics import figures, over_seeds, paired
 from learning.bench.run import Base, Bench, Outcome
 from learning.dataset import Example, encode
@@ -75,16 +76,17 @@ class TestReading:
         ],
     )
     def test_turns_in_every_form(self, tmp_path: Path, turns: list[Any]) -> None:
-        path = written(tmp_path, "a.jsonl.gz", [{"id": "1", "domain": "d", "split": "train", "turns": turns}])
+        records = [{"id": split, "domain": "d", "split": split, "turns": turns} for split in ("train", "test")]
+        path = written(tmp_path, "a.jsonl.gz", records)
         (example,) = stream(path, seed=0, tasks=None, limits=None).tasks[0].train
         assert (example.messages[-1]["content"], example.answer) == ("Oi tudo?", "Sim")
 
     def test_only_rewarded_answers_are_learned(self, tmp_path: Path) -> None:
         records = [
-            {"id": str(reward), "conversation": "c", "domain": "d", "split": "train", "reward": reward,
+            {"id": str(reward), "conversation": split, "domain": "d", "split": split, "reward": reward,
              "context": [{"role": "user", "text": "Tickets?"}, {"role": "agent", "api": {}}],
              "response": {"role": "agent", "text": f"Reward {reward}"}}
-            for reward in (0, 1)
+            for reward in (0, 1) for split in ("train", "test")
         ]  # fmt: skip
         task = stream(written(tmp_path, "f.jsonl.gz", records), seed=0, tasks=None, limits=None).tasks[0]
         assert [example.answer for example in task.train] == ["Reward 1"]
@@ -106,6 +108,70 @@ class TestReading:
     def test_an_unknown_form_is_named(self, tmp_path: Path) -> None:
         with pytest.raises(BadInput, match="fields id, price"):
             stream(written(tmp_path, "x.jsonl.gz", [{"id": 1, "price": 2}]), seed=0, tasks=None, limits=None)
+
+    @pytest.mark.parametrize("each", range(2, 12))
+    def test_a_small_task_is_trained_on_and_tested_however_the_hash_falls(self, tmp_path: Path, each: int) -> None:
+        records = [
+            {"id": f"{domain}{i}", "domain": domain, "turns": ["a", f"b {i}"]} for domain in "XYZ" for i in range(each)
+        ]
+        found = stream(written(tmp_path, "s.jsonl.gz", records), seed=0, tasks=None, limits=None)
+        assert [task.name for task in found.tasks] == ["X", "Y", "Z"]
+        for task in found.tasks:
+            assert task.train and task.test and (task.valid or each == 2)
+            assert len(task.train) + len(task.valid) + len(task.test) == each
+
+    def test_a_task_of_one_record_is_left_out_and_named_and_does_not_count(self, tmp_path: Path) -> None:
+        records = [{"id": "lonely", "domain": "A", "turns": ["a", "b"]}]
+        records += [{"id": f"{d}{i}", "domain": d, "turns": ["a", f"b {i}"]} for d in "BC" for i in range(9)]
+        path = written(tmp_path, "s.jsonl.gz", records)
+        found = stream(path, seed=0, tasks=2, limits=None)
+        assert [task.name for task in found.tasks] == ["B", "C"]
+        assert found.notes == ["Task 'A' is left out: of its 1 records none is there to test it with."]
+        assert stream(path, seed=0, tasks=3, limits=None).notes[-1] == "3 tasks were asked for, 2 can be had."
+        with pytest.raises(BadInput, match="no task that can be learned"):
+            stream(written(tmp_path, "one.jsonl.gz", records[:1]), seed=0, tasks=1, limits=None)
+
+    def test_other_names_of_a_split_are_read_and_an_unknown_one_is_named(self, tmp_path: Path) -> None:
+        def talk(split: str) -> dict[str, Any]:
+            return {"id": split, "domain": "d", "split": split, "turns": ["a", "b"]}
+
+        records = [talk(split) for split in ("train", "dev", "validation", "Test")]
+        task = stream(written(tmp_path, "s.jsonl.gz", records), seed=0, tasks=None, limits=None).tasks[0]
+        assert (len(task.train), len(task.valid), len(task.test)) == (1, 2, 1)
+        with pytest.raises(BadInput, match="'holdout' is no split"):
+            stream(written(tmp_path, "t.jsonl.gz", [talk("holdout")]), seed=0, tasks=None, limits=None)
+
+    def test_the_same_id_in_two_splits_is_two_conversations(self, tmp_path: Path) -> None:
+        records = [
+            {"id": i, "domain": "d", "split": split, "turns": ["a", split]} for split in ("train", "test")
+            for i in range(3)
+        ]  # fmt: skip
+        task = stream(written(tmp_path, "s.jsonl.gz", records), seed=0, tasks=None, limits=None).tasks[0]
+        assert {example.answer for example in task.train} == {"train"}
+        assert len(task.train) == len(task.test) == 3
+
+    def test_records_without_an_id_are_conversations_of_their_own(self, tmp_path: Path) -> None:
+        talks = [{"domain": "d", "turns": ["a", f"b {i}"]} for i in range(40)]
+        asked = [{"text": f"a {i}", "intent": "x"} for i in range(40)]
+        for name, records in (("t.jsonl.gz", talks), ("q.jsonl.gz", asked)):
+            task = stream(written(tmp_path, name, records), seed=0, tasks=None, limits=None).tasks[0]
+            assert len({example.group for example in task.train}) == len(task.train)
+
+    def test_two_kinds_in_one_file_are_named(self, tmp_path: Path) -> None:
+        records = [{"id": 1, "turns": ["a", "b"]}, {"id": 2, "text": "a", "intent": "b"}]
+        with pytest.raises(BadInput, match=r"generation \(record 1\) and classification \(record 2\)"):
+            stream(written(tmp_path, "m.jsonl.gz", records), seed=0, tasks=None, limits=None)
+
+    def test_what_cannot_be_read_says_where(self, tmp_path: Path) -> None:
+        whole = dialogues(tmp_path).read_bytes()
+        (tmp_path / "half.jsonl.gz").write_bytes(whole[: len(whole) // 2])
+        with pytest.raises(BadInput, match="cannot be read"):
+            read(tmp_path / "half.jsonl.gz")
+        (tmp_path / "hole.jsonl").write_text('{"id": 1}\n\n{"id": [\n{"id": 3}\n')
+        with pytest.raises(BadInput, match="line 3: Expecting value"):
+            read(tmp_path / "hole.jsonl")
+        (tmp_path / "windows.jsonl").write_text('{"id": 1}\r\n', encoding="utf-8-sig")
+        assert read(tmp_path / "windows.jsonl") == [{"id": 1}]
 
 
 class TestFigures:
@@ -218,6 +284,37 @@ class TestRuns:
         assert found["strategies"]["naive"] == {**dict.fromkeys(found["strategies"]["naive"]), "cut": True}
         assert "cut by the budget" in table(found)
 
+    def test_what_is_too_long_is_told_and_a_task_of_nothing_else_is_left_out(
+        self, tmp_path: Path, base_folder: Path
+    ) -> None:
+        records = [
+            {"id": f"{domain}{i}", "domain": domain, "turns": [question, f"b {i}"]}
+            for domain, question in (("Long", "word " * 900), ("Short", "a"), ("Other", "c")) for i in range(9)
+        ]  # fmt: skip
+        bench = bench_on(written(tmp_path, "long.jsonl.gz", records), base_folder)
+        outcome = bench.run(STRATEGIES["deep"])
+        assert outcome.tasks == ["Short", "Other"]
+        assert [len(row) for row in outcome.R] == [2, 2]
+        assert outcome.deep_seconds > 0
+        assert "Task 'Long' is left out: too little of it is short enough." in bench.stream.notes
+        with pytest.raises(BadInput, match="no task whose examples fit"):
+            bench_on(written(tmp_path, "all.jsonl.gz", records[:9]), base_folder)
+
+    def test_an_intent_of_two_tasks_is_one_label(
+        self, tmp_path: Path, base_folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        records = [
+            {"id": f"{task}{intent}{i}", "text": f"{task} {i}", "intent": intent, "task": task}
+            for task in "AB" for intent in ("yes_please", "yes please", f"only {task}") for i in range(6)
+        ]  # fmt: skip
+        asked: list[list[str]] = []
+        whole = scoring.classification
+        monkeypatch.setattr(
+            scoring, "classification", lambda *given, **more: (asked.append(given[3]), whole(*given, **more))[1]
+        )
+        bench_on(written(tmp_path, "i.jsonl.gz", records), base_folder).run(STRATEGIES["naive"])
+        assert asked[-1] == ["yes please", "only A", "only B"]
+
     def test_the_first_night_of_all_strategies_with_replay_alone_is_naive(
         self, tmp_path: Path, base_folder: Path
     ) -> None:
@@ -236,6 +333,15 @@ def test_the_command_prints_one_object_and_draws(tmp_path: Path, base_folder: Pa
     assert list(found["strategies"]) == [DEFAULT, "naive"]
     assert (out / f"queries-0-{DEFAULT}.svg").exists()
     assert Outcome(**json.loads((out / "queries-0-naive.json").read_text())).steps > 0
+
+
+def test_files_of_one_name_are_not_taken_for_seeds_of_one_stream(tmp_path: Path, base_folder: Path) -> None:
+    (tmp_path / "b").mkdir()
+    paths = [dialogues(tmp_path), dialogues(tmp_path / "b")]
+    done = CliRunner().invoke(main, [*(f"--data={path}" for path in paths), "--base", str(base_folder)])
+    assert done.exit_code == 1
+    assert done.output == "Error: Two files of --data are called 'talks'. Rename one, or name each file once.\n"
+    assert name_of(Path("my.dogs.jsonl.gz")) != name_of(Path("my.cats.jsonl"))
 
 
 def test_the_shipped_base_is_small_and_reads_english_and_portuguese() -> None:
