@@ -1,7 +1,8 @@
 """From what people said of answers to what a night may learn.
 
     reviewers' corrections and approvals, then answers people liked
-    -> consent -> nothing caught by a guard -> redact -> no doubles, exact or near -> no suspects
+    -> consent -> nothing deleted or caught by a guard -> redact -> no doubles, exact or near
+    -> no suspects
     -> topics -> shares (a person's, a topic's, the night's) -> train / hold-out
 
 Every answer that was considered leaves a row: one that is not learned keeps its reason in `dropped`, without the text
@@ -20,9 +21,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from sqlalchemy import and_, delete, exists, select
+from sqlalchemy import and_, delete, exists, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from core.prompts import ChatMessage, Language, chat_messages, question_in
 from core.redact import Redactor
@@ -76,7 +77,13 @@ class Considered:
 
 
 def curate(
-    session: Session, context: str, run_id: uuid.UUID, settings: Settings, *, seed: int = 0, limit: int | None = None
+    session: Session,
+    context: str,
+    run_id: uuid.UUID,
+    settings: Settings,
+    *,
+    seed: int = 0,
+    limit: int | None = None,
 ) -> dict[str, int]:
     """Write the night's new examples; returns the funnel. Running it twice adds nothing.
 
@@ -86,7 +93,7 @@ def curate(
     session.execute(
         delete(TrainingExample).where(TrainingExample.context == context, TrainingExample.dropped.in_(WAITING))
     )
-    funnel: Counter[str] = Counter()
+    funnel: Counter[str] = Counter(_take_back(session, context))
     considered = [Considered(found) for found in [*_reviewed(session, context), *_liked(session, context)]]
     for one in considered:
         _examine(session, one, settings)
@@ -108,6 +115,41 @@ def curate(
     funnel["learned"] = sum(row["split"] == "train" for row in learned)
     funnel["held out"] = len(learned) - funnel["learned"]
     return {name: count for name, count in funnel.items() if count or name in ("learned", "held out")}
+
+
+def _take_back(session: Session, context: str) -> Counter[str]:
+    """What earlier nights learned and may be learned no longer leaves the replay buffer and the hold-outs.
+
+    Its row and its hash stay, without the text: an erasure still finds the versions that learned it.
+    """
+    answer, asked = aliased(Message), aliased(Message)
+    withdrawn = exists().where(
+        Customer.id == TrainingExample.customer_id,
+        or_(Customer.consent == "denied", Customer.opted_out_at.is_not(None)),
+    )
+    deleted = exists().where(
+        answer.id == TrainingExample.message_id, asked.id == answer.in_reply_to,
+        or_(answer.deleted_at.is_not(None), asked.deleted_at.is_not(None)),
+    )  # fmt: skip
+    judged = exists().where(
+        AnnotationItem.message_id == TrainingExample.message_id, Annotation.item_id == AnnotationItem.id,
+        Annotation.verdict.in_(("correct", "reject")),
+    )  # fmt: skip
+    disliked = exists().where(
+        Feedback.message_id == TrainingExample.message_id, Feedback.superseded_at.is_(None),
+        Feedback.polarity == "negative",
+    )  # fmt: skip
+    liked = TrainingExample.source == "feedback"
+    taken: Counter[str] = Counter()
+    for reason, true in (
+        ("consent withdrawn", withdrawn), ("deleted", deleted), ("judged otherwise since", liked & (judged | disliked)),
+    ):  # fmt: skip
+        learned = update(TrainingExample).where(TrainingExample.context == context, TrainingExample.dropped.is_(None))
+        statement = learned.where(true).values(dropped=reason, messages=[], answer="")
+        taken[f"taken back: {reason}"] = session.execute(
+            statement, execution_options={"synchronize_session": False}
+        ).rowcount  # type: ignore[attr-defined]
+    return taken
 
 
 def _reviewed(session: Session, context: str) -> Iterator[Candidate]:
@@ -164,6 +206,8 @@ def _examine(session: Session, one: Considered, settings: Settings) -> None:
     candidate = one.candidate
     if not candidate.message.consent or candidate.customer.consent == "denied" or candidate.customer.opted_out_at:
         one.reason = "no consent"
+    elif _deleted(session, candidate.message):
+        one.reason = "deleted"
     elif candidate.source == "feedback" and candidate.message.route.get("flags"):
         one.reason = "caught by a guard"
     elif not candidate.question.strip() or not candidate.answer.strip():
@@ -172,6 +216,12 @@ def _examine(session: Session, one: Considered, settings: Settings) -> None:
         one.reason = "with a person"
     else:
         one.example = _example(candidate, settings)
+
+
+def _deleted(session: Session, answer: Message) -> bool:
+    """Whether its author took the question or the answer away, after a reviewer saw it even."""
+    asked = session.get(Message, answer.in_reply_to) if answer.in_reply_to else None
+    return answer.deleted_at is not None or (asked is not None and asked.deleted_at is not None)
 
 
 def _example(candidate: Candidate, settings: Settings) -> Example:
@@ -275,21 +325,36 @@ def _sort_into_topics(considered: Sequence[Considered], settings: Settings, seed
 def _keep_to_shares(considered: Sequence[Considered], limit: int) -> None:
     """Reviewed ones first, the best rewarded first; what is over a share waits."""
     left = sorted(_left(considered), key=lambda one: -one.candidate.reward)
+    night, reasons = limit, _over_shares(left, limit, limit)
+    # A person's share is of the night that is left in the end, which topics and its limit make smaller.
+    while (kept := reasons.count(None)) < night:
+        night, reasons = kept, _over_shares(left, limit, kept)
+    for one, reason in zip(left, reasons, strict=True):
+        one.reason = reason
+
+
+def _over_shares(left: Sequence[Considered], limit: int, night: int) -> list[str | None]:
+    """Why each waits, None where it does not; a person's share is of at most `night` examples."""
     of_person: Counter[Hashable] = Counter(one.candidate.customer.id for one in left)
     most_of_topic = topic_cap([one.topic or "" for one in left])
+    most = {reviewed: person_cap(of_person, reviewed=reviewed, night=night) for reviewed in (True, False)}
     persons: Counter[Hashable] = Counter()
     topics: Counter[str] = Counter()
+    reasons: list[str | None] = []
     for one in left:
         person, topic = one.candidate.customer.id, one.topic or ""
-        if persons[person] >= person_cap(of_person, reviewed=one.reviewed):
-            one.reason = "enough of this person"
+        reason = None
+        if persons[person] >= most[one.reviewed]:
+            reason = "enough of this person"
         elif topics[topic] >= most_of_topic:
-            one.reason = "enough of this topic"
+            reason = "enough of this topic"
         elif sum(persons.values()) >= limit:
-            one.reason = "the night is full"
+            reason = "the night is full"
         else:
             persons[person] += 1
             topics[topic] += 1
+        reasons.append(reason)
+    return reasons
 
 
 def _row(one: Considered, run_id: uuid.UUID) -> dict[str, Any]:

@@ -13,8 +13,8 @@ ENOUGH_PEOPLE = 50  # with fewer, two in a hundred is less than one example of e
 TOPIC_TIMES = 3.0  # a topic's even share
 
 
-def person_cap(examples_of: Counter[Hashable], *, reviewed: bool) -> int:
-    """Most examples of one person: 20, and 2 % of the night.
+def person_cap(examples_of: Counter[Hashable], *, reviewed: bool, night: int | None = None) -> int:
+    """Most examples of one person: 20, and 2 % of the night, which has at most `night` examples.
 
     Where fewer than fifty people taught, 2 % would leave less than one of each. A reviewer's corrections are then
     bounded by the twenty alone (the owner of a shop who tries the bot out is one person); what nobody has reviewed
@@ -23,7 +23,8 @@ def person_cap(examples_of: Counter[Hashable], *, reviewed: bool) -> int:
     if len(examples_of) < ENOUGH_PEOPLE:
         return PER_PERSON if reviewed else 1
     for cap in range(PER_PERSON, 1, -1):
-        if cap <= PERSON_SHARE * sum(min(count, cap) for count in examples_of.values()):
+        size = sum(min(count, cap) for count in examples_of.values())
+        if cap <= PERSON_SHARE * (size if night is None else min(size, night)):
             return cap
     return 1
 

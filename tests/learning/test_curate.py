@@ -13,7 +13,17 @@ from bot.nights import claim
 from bot.review.queue import fill
 from core.db import transaction
 from core.settings import Settings
-from core.tables import Annotation, AnnotationItem, ConsolidationRun, Conversation, TrainingExample, now
+from core.tables import (
+    Annotation,
+    AnnotationItem,
+    ConsolidationRun,
+    Conversation,
+    Customer,
+    Message,
+    TrainingExample,
+    now,
+)
+from learning import replay
 from learning.__main__ import rehearse
 from learning.curate import curate
 from learning.shares import PER_PERSON
@@ -94,12 +104,100 @@ def test_a_withdrawn_consent_counts_from_then_on(engine: Engine) -> None:
         talk = nights.conversation(session)
         answer = nights.turn(session, talk, "A?", "B.")
         nights.review(session, answer, "approve")
-        from core.tables import Customer
-
         session.get_one(Customer, talk.customer_id).consent = "denied"
 
     day(engine, make)
     assert curated(engine)[0]["learned"] == 0
+
+
+def learned_before(session: Session) -> list[str]:
+    """Answers that may be replayed in the next night."""
+    return sorted(row.answer for row in replay.buffer(session, "customers", before=uuid.uuid4()))
+
+
+def test_what_was_learned_before_a_withdrawal_is_not_replayed_and_its_text_goes(engine: Engine) -> None:
+    def make(session: Session) -> None:
+        for words in ("denied", "opted out", "kept"):
+            nights.review(session, nights.turn(session, nights.conversation(session), f"{words}?", "A."), "approve")
+
+    day(engine, make)
+    _, rows = curated(engine)
+    with transaction(engine) as session:
+        assert len(learned_before(session)) == 3
+        by_question = {str(row.messages[-1]["content"]).split()[-1]: row for row in rows}
+        session.get_one(Customer, by_question["denied?"].customer_id).consent = "denied"
+        session.get_one(Customer, by_question["out?"].customer_id).opted_out_at = now()
+    funnel, _ = curated(engine)
+    assert funnel["taken back: consent withdrawn"] == 2
+    with transaction(engine) as session:
+        assert len(learned_before(session)) == 1
+        taken = session.get_one(TrainingExample, by_question["denied?"].id)
+        assert (taken.dropped, taken.messages, taken.answer) == ("consent withdrawn", [], "")
+        assert taken.sha256 == by_question["denied?"].sha256  # an erasure must still find who learned it
+
+
+@pytest.mark.parametrize("verdict", ["correct", "reject", "disliked"])
+def test_a_liked_answer_that_is_judged_otherwise_later_is_replayed_no_more(engine: Engine, verdict: str) -> None:
+    answers: list[uuid.UUID] = []
+
+    def make(session: Session) -> None:
+        answer = nights.turn(session, nights.conversation(session), "Vocês entregam no domingo?", "Sim, no domingo.")
+        nights.react(session, answer, 1.0)
+        answers.append(answer.id)
+
+    day(engine, make)
+    assert curated(engine)[0]["learned"] == 1
+    with transaction(engine) as session:
+        answer = session.get_one(Message, answers[0])
+        if verdict == "disliked":
+            nights.react(session, answer, 0.0, by=nights.conversation(session).customer_id)
+        else:
+            nights.review(session, answer, verdict, "Não, no domingo." if verdict == "correct" else None)
+    funnel, _ = curated(engine)
+    assert funnel["taken back: judged otherwise since"] == 1
+    with transaction(engine) as session:
+        assert learned_before(session) == (["Não, no domingo."] if verdict == "correct" else [])
+
+
+def test_what_its_author_deleted_is_not_learned_nor_replayed(engine: Engine) -> None:
+    def make(session: Session) -> None:
+        for question in ("Primeira?", "Segunda?"):
+            nights.review(session, nights.turn(session, nights.conversation(session), question, question), "approve")
+            if question == "Segunda?":
+                asked = session.scalars(
+                    select(Message).where(Message.text == question, Message.direction == "in")
+                ).one()
+                asked.deleted_at = now()
+
+    day(engine, make)
+    funnel, rows = curated(engine)
+    assert (funnel["learned"], funnel["dropped: deleted"]) == (1, 1)
+    with transaction(engine) as session:
+        asked = session.scalars(select(Message).where(Message.text == "Primeira?", Message.direction == "in")).one()
+        asked.deleted_at = now()
+    assert curated(engine)[0]["taken back: deleted"] == 1
+    with transaction(engine) as session:
+        assert learned_before(session) == []
+
+
+def test_a_persons_share_is_of_the_night_that_its_limit_leaves(engine: Engine) -> None:
+    def make(session: Session) -> None:
+        for who in range(60):
+            talk = nights.conversation(session)
+            for i in range(20):
+                word = WORDS[(who * 20 + i) % len(WORDS)]
+                answer = nights.turn(session, talk, f"{word} {who} {i}?", f"{word} {who} {i}.")
+                nights.review(session, answer, "approve")
+
+    day(engine, make)
+    run = night(engine)
+    with transaction(engine) as session:
+        curate(session, "customers", run, Settings(), limit=100)
+        rows = session.scalars(
+            select(TrainingExample).where(TrainingExample.run_id == run, TrainingExample.dropped.is_(None))
+        ).all()
+    assert len(rows) == 100
+    assert max(Counter(row.customer_id for row in rows).values()) <= 2
 
 
 def test_personal_data_is_redacted_in_question_answer_and_history(engine: Engine) -> None:
