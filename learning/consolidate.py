@@ -16,6 +16,7 @@ import dataclasses
 import logging
 import shutil
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from sqlalchemy.orm import Session
 
 from core import artifacts, events, registry
 from core.db import get_engine, transaction
-from core.errors import NightError, SettingError
+from core.errors import BadInput, NightError, SettingError
 from core.memory import give_back, return_large_blocks
 from core.settings import Settings
 from core.tables import AdapterVersion, ConsolidationRun, Evaluation, TrainingExample, now
@@ -32,6 +33,7 @@ from integrations.huggingface.spare_cores import SpareCores
 from learning import record, replay
 from learning.claims import MAX_ATTEMPTS, Claim
 from learning.curate import curate, to_example
+from learning.dataset import Example, encode
 from learning.night import Material, Night, material_of, open_night
 from learning.starter import courtesy
 from learning.starter.seed import ensure_starter_examples
@@ -56,18 +58,24 @@ def consolidate(run_id: uuid.UUID, settings: Settings) -> str:
     try:
         attempts = _count_attempt(claim)
         if attempts > MAX_ATTEMPTS:
-            return _end(claim, "failed", [f"It ended {MAX_ATTEMPTS} times without a result; see the worker's log."])
-        return _stages(open_night(claim, engine, settings))
+            reason = f"It ended {MAX_ATTEMPTS} times without a result; see the worker's log."
+            state = _end(claim, "failed", [reason], keep_examples=False)
+        else:
+            state = _stages(open_night(claim, engine, settings))
     except NightError as error:
         log.warning("The night stopped: %s", error)
-        return _end(claim, "failed", [str(error)])
+        state = _end(claim, "failed", [str(error)], keep_examples=False)
     finally:
         claim.release()
+    # Weights that were refused stay nowhere: an erasure would not find them.
+    shutil.rmtree(settings.data_dir / "nights" / str(run_id), ignore_errors=True)
+    return state
 
 
 def _stages(night: Night) -> str:
-    _curate(night)
-    material = material_of(night)
+    fits = _fitting(night)
+    _curate(night, fits)
+    material = material_of(night).that(lambda row: fits(to_example(row)))
     if len(material.new) < night.minimum:
         reason = f"{len(material.new)} new examples, {night.minimum} are needed."
         return _end(night.claim, "skipped", [reason], keep_examples=False)
@@ -77,7 +85,23 @@ def _stages(night: Night) -> str:
     return _judge_and_publish(night, material)
 
 
-def _curate(night: Night) -> None:
+def _fitting(night: Night) -> Callable[[Example], bool]:
+    """Whether the base has room for an example: one too long would end this night and every one that replays it."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(night.base.path)
+
+    def fits(example: Example) -> bool:
+        try:
+            encode(tokenizer, example)
+        except BadInput:
+            return False
+        return True
+
+    return fits
+
+
+def _curate(night: Night, fits: Callable[[Example], bool]) -> None:
     """New examples, once per night: a second worker finds the funnel written."""
     with transaction(night.engine) as session:
         run = night.claim.fence(session)
@@ -85,8 +109,9 @@ def _curate(night: Night) -> None:
             if night.champion is not None and night.champion.source == "starter":
                 ensure_starter_examples(session, night.context)
             run.funnel = curate(
-                session, night.context, run.id, night.settings, seed=night.seed, limit=night.schedule.max_examples
-            )
+                session, night.context, run.id, night.settings, seed=night.seed, limit=night.schedule.max_examples,
+                fits=fits,
+            )  # fmt: skip
             run.stage = "curated"
 
 
@@ -177,6 +202,8 @@ def _judge_and_publish(night: Night, material: Material) -> str:
         folder = registry.fetch_verified(night.store, night.champion, base_revision=night.base.revision)
     base, champion, challenger = _measure(night, material, folder)
     give_back()
+    if not gate.is_finite(*challenger):
+        return _end(night.claim, "refused", [gate.NOT_FINITE])
     polite = gate.courtesy_passed(
         night.base, {"champion": folder, "challenger": night.sealed},
         courtesy.checks(assistant=night.settings.assistant_name, business=night.settings.business_name),
@@ -289,7 +316,7 @@ def _end(
     with transaction(claim.engine) as session:
         run = claim.fence(session)
         if not keep_examples:
-            # Too few tonight: they wait for the next night, together with what comes until then.
+            # Too few tonight, or it failed: they wait for the next night, together with what comes until then.
             for example in session.scalars(select(TrainingExample).where(TrainingExample.run_id == run.id)):
                 session.delete(example)
         _close(session, run, state, reasons, evaluations or [])

@@ -1,7 +1,7 @@
 """From what people said of answers to what a night may learn.
 
     reviewers' corrections and approvals, then answers people liked
-    -> consent -> nothing deleted or caught by a guard -> redact -> no doubles, exact or near
+    -> consent -> nothing deleted or caught by a guard -> redact -> not too long -> no doubles, exact or near
     -> no suspects
     -> topics -> shares (a person's, a topic's, the night's) -> train / hold-out
 
@@ -16,7 +16,7 @@ import hashlib
 import re
 import uuid
 from collections import Counter
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,11 +84,13 @@ def curate(
     *,
     seed: int = 0,
     limit: int | None = None,
+    fits: Callable[[Example], bool] = lambda example: True,
 ) -> dict[str, int]:
     """Write the night's new examples; returns the funnel. Running it twice adds nothing.
 
     Args:
         limit: most new examples (SLEEP_MAX_EXAMPLES); the best rewarded come first.
+        fits: whether the base can be trained on an example; one that is too long is dropped.
     """
     session.execute(
         delete(TrainingExample).where(TrainingExample.context == context, TrainingExample.dropped.in_(WAITING))
@@ -97,6 +99,8 @@ def curate(
     considered = [Considered(found) for found in [*_reviewed(session, context), *_liked(session, context)]]
     for one in considered:
         _examine(session, one, settings)
+        if one.example is not None and not fits(one.example):
+            one.example, one.reason = None, "too long"
     _drop_doubles(session, context, considered)
     _quarantine_suspects(considered)
     _sort_into_topics(considered, settings, seed)

@@ -25,6 +25,7 @@ GROUP_WORSE = 0.05  # relative rise of a group's loss that refuses on its own
 GROUP_SIZE = 30  # conversations under which a group is only part of the pool
 GAIN_SLACK = 0.05  # gain retention may stay this far under the target: it is the harder figure
 STEADY = 0.9  # share of the courtesy set from which a champion's every loss counts
+NOT_FINITE = "Its answers cannot be counted with (NaN or infinity): the training broke its weights."
 ANSWER_TOKENS = 60  # of an answer to the courtesy set
 
 
@@ -81,7 +82,9 @@ def judge(
     left = _gain_retention(old)
     by_age, worse = _by_age(old)
     reasons = []
-    if gain.rows == 0:
+    if not is_finite(new.challenger, old.challenger):
+        reasons.append(NOT_FINITE)
+    elif gain.rows == 0:
         reasons.append("The night has no hold-out: nothing proves that anything was learned.")
     elif gain.high >= 0:
         reasons.append(
@@ -92,7 +95,7 @@ def judge(
         reasons.append(f"The frozen base answers the night's hold-out better, by {over_base.mean:.3f} nats a token.")
     if retention < ABSOLUTE_FLOOR:
         reasons.append(
-            f"It forgot: {retention:.0%} of the champion's accuracy is left, under {ABSOLUTE_FLOOR:.0%} always refused."
+            f"It forgot: {retention:.1%} of the champion's accuracy is left, under {ABSOLUTE_FLOOR:.0%} always refused."
         )
     elif retention < target:
         reasons.append(f"It forgot: {retention:.1%} of the champion's accuracy is left, the target is {target:.0%}.")
@@ -103,7 +106,7 @@ def judge(
         )
     elif left is not None and left < target - GAIN_SLACK:
         reasons.append(
-            f"It forgot: {left:.0%} of what earlier nights had gained over the frozen base is left,"
+            f"It forgot: {left:.1%} of what earlier nights had gained over the frozen base is left,"
             f" {target - GAIN_SLACK:.0%} is wanted."
         )
     reasons += [f"It forgot what was learned {age}: loss rose by {by_age[age]:.1%} there." for age in worse]
@@ -118,6 +121,11 @@ def judge(
                 f" champion passes {champion}."
             )
     return Verdict(not reasons, reasons, gain, over_base, retention, kept, rise, left, by_age, courtesy_rows)
+
+
+def is_finite(*scores: Scores) -> bool:
+    """Weights may all be finite and still answer with NaN: too large, they overflow on the way."""
+    return all(math.isfinite(loss) for some in scores for loss in some.losses)
 
 
 def _less_courteous(challenger: Sequence[bool], champion: Sequence[bool]) -> bool:

@@ -1,6 +1,7 @@
 """What the stages of a night share: who sleeps, from which weights, on which examples."""
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,6 +68,17 @@ class Material:
     share: float
     old_held_out: list[TrainingExample]
     known: list[TrainingExample]
+
+    def that(self, fits: Callable[[TrainingExample], bool]) -> "Material":
+        """Only what fits: another base may count more tokens than the one an earlier night was curated for."""
+
+        def kept(rows: list[TrainingExample]) -> list[TrainingExample]:
+            return [row for row in rows if fits(row)]
+
+        return Material(
+            kept(self.new), kept(self.held_out), kept(self.replayed), self.share, kept(self.old_held_out),
+            kept(self.known),
+        )  # fmt: skip
 
 
 def open_night(claim: Claim, engine: Engine, settings: Settings) -> Night:

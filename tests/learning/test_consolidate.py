@@ -10,14 +10,16 @@ import nights
 import pytest
 from sqlalchemy import Engine, select, text
 
-from bot.nights import claim, request_now
+from bot.nights import claim, fresh_examples, request_now
 from core import artifacts
 from core.db import transaction
-from core.errors import Conflict
+from core.errors import Conflict, NightError
 from core.settings import Settings
 from core.tables import AdapterVersion, ConsolidationRun, Evaluation, Event, TrainingExample
 from learning import consolidate as night
+from learning import gate
 from learning.claims import NightTaken
+from learning.evaluate import Scores
 
 TONIGHT = date(2026, 11, 27)
 
@@ -352,3 +354,35 @@ def test_what_was_erased_while_a_night_trained_is_in_no_version(
     assert versions(engine) == []
     assert not list((here.data_dir / "adapters").rglob("*.safetensors"))
     assert not list((here.data_dir / "nights").rglob("*.safetensors"))
+
+
+def test_one_example_that_is_too_long_does_not_end_the_night(engine: Engine, here: Settings) -> None:
+    with transaction(engine) as session:
+        answer = nights.turn(session, nights.conversation(session), "E esta pergunta? " * 900, "Sim.")
+        nights.review(session, answer, "approve")
+    run = slept(engine, here)
+    assert run.state == "registered", run.reasons
+    assert run.funnel["dropped: too long"] == 1
+
+
+def test_what_a_failed_night_would_have_learned_is_new_to_the_next(
+    engine: Engine, here: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*arguments: Any) -> None:
+        raise NightError("The loss became nan at step 3.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(night, "_train", broken)
+        assert slept(engine, here).state == "failed"
+    with transaction(engine) as session:
+        assert fresh_examples(session, "customers") == 24
+    run_id = asked_for(engine, here)
+    assert night.consolidate(run_id, here) == "registered"
+
+
+def test_refused_weights_stay_nowhere(engine: Engine, here: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    scores = Scores([float("nan")] * 4, [0.0] * 4)
+    monkeypatch.setattr(night, "_measure", lambda *arguments: [(scores, scores)] * 3)
+    run = slept(engine, here)
+    assert (run.state, run.reasons) == ("refused", [gate.NOT_FINITE])
+    assert not list(here.data_dir.rglob("*.safetensors"))

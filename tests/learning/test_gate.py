@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from learning.evaluate import Scores
-from learning.gate import Compared, age_of, judge
+from learning.gate import NOT_FINITE, Compared, age_of, judge
 
 COUNT = 40
 GROUPS = [f"g{i}" for i in range(COUNT)]
@@ -45,6 +45,16 @@ def test_a_frozen_learner_is_refused_for_all_its_retention() -> None:
     assert verdict.retention == 1.0
 
 
+@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
+@pytest.mark.parametrize("earlier", [0, COUNT])
+def test_what_is_not_finite_is_refused_also_in_the_first_night(broken: float, earlier: int) -> None:
+    nothing = Scores([broken] * COUNT, [0.5] * COUNT)
+    old = Compared(*(Scores([1.0] * earlier, [0.5] * earlier) for _ in range(3)), GROUPS[:earlier])
+    verdict = judge(new=Compared(nothing, scores(1.2), scores(2.0), GROUPS), old=old, target=0.95)
+    assert not verdict.accepted
+    assert verdict.reasons[0] == NOT_FINITE
+
+
 def test_what_the_frozen_base_does_better_is_refused() -> None:
     """Better than a champion that was worse than no adapter at all."""
     assert "frozen base" in decide(new=(0.8, 1.2, 0.7)).reasons[0]
@@ -72,7 +82,7 @@ def test_what_earlier_nights_had_gained_must_stay() -> None:
     """4 % more loss is 40 % of what the champion had gained over the base."""
     verdict = decide(loss=(1.04, 1.0, 1.1))
     assert verdict.gain_retention == pytest.approx(0.6)
-    assert "60% of what earlier nights had gained" in verdict.reasons[0]
+    assert "60.0% of what earlier nights had gained" in verdict.reasons[0]
 
 
 def test_no_gain_over_the_base_cannot_be_lost() -> None:
