@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
-from sqlalchemy import any_, func, select, text
+from sqlalchemy import any_, func, or_, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -102,10 +102,14 @@ def fresh_examples(session: Session, context: str) -> int:
 
 
 def needs_rebuild(session: Session, context: str) -> bool:
-    """Whether an erasure took versions out of service and nothing was learned again from the base since."""
+    """Whether what somebody taught was erased and nothing was learned again from the base since."""
+    taught = PrivacyAction.counts["examples"].as_integer() > 0
     erased = session.scalar(
-        select(func.max(PrivacyAction.at)).where(PrivacyAction.verb == "erase", any_(PrivacyAction.contexts) == context)
-    )
+        select(func.max(PrivacyAction.at)).where(
+            PrivacyAction.verb == "erase", any_(PrivacyAction.contexts) == context,
+            or_(func.cardinality(PrivacyAction.versions) > 0, taught),
+        )
+    )  # fmt: skip
     if erased is None:
         return False
     done = session.scalar(

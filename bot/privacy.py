@@ -64,7 +64,9 @@ def erase(session: Session, person: str, *, actor: str) -> Erased:
     customers = _find(session, person)
     ids = [customer.id for customer in customers]
     done = Erased(contexts=sorted({customer.context for customer in customers}))
-    learned = set(session.scalars(select(TrainingExample.sha256).where(TrainingExample.customer_id.in_(ids))))
+    # Locked: a night that registers what it learned from them at this moment is waited for, and its version found.
+    examples = select(TrainingExample.sha256).where(TrainingExample.customer_id.in_(ids)).with_for_update()
+    learned = set(session.scalars(examples))
     _retire(session, learned, done, actor=actor)
     conversations = session.execute(
         select(Conversation.id, Conversation.lane).where(Conversation.customer_id.in_(ids))

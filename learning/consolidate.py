@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from core import artifacts, events, registry
@@ -295,13 +295,14 @@ def _register(night: Night, material: Material, evaluations: list[Evaluation]) -
 
 def _erased_meanwhile(session: Session, night: Night, trained: list[str]) -> bool:
     """Whether an example that is in these weights, or a version below them, was taken away since the night began."""
-    there = session.scalar(
-        select(func.count()).select_from(TrainingExample).where(
-            TrainingExample.context == night.context, TrainingExample.sha256.in_(trained)
-        )
-    )  # fmt: skip
+    # Locked until the version is there: an erasure waits (bot/privacy.py), and then finds it.
+    there = session.scalars(
+        select(TrainingExample.id)
+        .where(TrainingExample.context == night.context, TrainingExample.sha256.in_(trained))
+        .with_for_update(read=True)
+    ).all()
     parent = session.get(AdapterVersion, night.parent.id) if night.parent else None
-    return there != len(trained) or (parent is not None and parent.state == "retired")
+    return len(there) != len(trained) or (parent is not None and parent.state == "retired")
 
 
 def _end(

@@ -153,3 +153,19 @@ def test_after_an_erasure_the_next_night_learns_again_from_the_base(engine: Engi
         assert (run.strategy, run.options["rebuild"]) == ("deep", True)
         run.state = "registered"
     assert not outlook(engine, here).rebuild
+
+
+def test_an_erasure_of_somebody_who_taught_nothing_costs_no_night(engine: Engine, here: Settings) -> None:
+    with transaction(engine) as session:
+        for counts in ({}, {"messages": 4, "examples": 0}):
+            session.add(
+                PrivacyAction(verb="erase", actor="x", subject="y", contexts=["customers"], versions=[], counts=counts)
+            )
+    assert not outlook(engine, here).rebuild
+    with transaction(engine) as session:
+        session.add(
+            PrivacyAction(
+                verb="erase", actor="x", subject="z", contexts=["customers"], versions=[], counts={"examples": 1}
+            )
+        )
+    assert outlook(engine, here).rebuild

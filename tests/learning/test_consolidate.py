@@ -9,9 +9,11 @@ from typing import Any
 import nights
 import pytest
 from sqlalchemy import Engine, select, text
+from sqlalchemy.exc import OperationalError
 
+from bot import privacy
 from bot.nights import claim, fresh_examples, request_now
-from core import artifacts
+from core import artifacts, registry
 from core.db import transaction
 from core.errors import Conflict, NightError
 from core.settings import Settings
@@ -386,3 +388,30 @@ def test_refused_weights_stay_nowhere(engine: Engine, here: Settings, monkeypatc
     run = slept(engine, here)
     assert (run.state, run.reasons) == ("refused", [gate.NOT_FINITE])
     assert not list(here.data_dir.rglob("*.safetensors"))
+
+
+def test_an_erasure_waits_for_the_version_that_is_being_registered(
+    engine: Engine, here: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register = registry.register
+    refused: list[str] = []
+
+    def beside_an_erasure(*arguments: Any, **facts: Any) -> Any:
+        try:
+            with transaction(engine) as session:
+                session.execute(text("SET LOCAL lock_timeout = '100ms'"))
+                customer = session.scalars(
+                    select(TrainingExample.customer_id).where(TrainingExample.split == "train")
+                ).first()
+                privacy.erase(session, str(customer), actor="test")
+        except OperationalError as error:
+            refused.append(str(error))
+        return register(*arguments, **facts)
+
+    monkeypatch.setattr(registry, "register", beside_an_erasure)
+    assert slept(engine, here).state == "registered"
+    assert "lock timeout" in refused[0]
+    monkeypatch.undo()
+    with transaction(engine) as session:
+        customer = session.scalars(select(TrainingExample.customer_id).where(TrainingExample.split == "train")).first()
+        assert privacy.erase(session, str(customer), actor="test").versions == ["customers-v1"]
