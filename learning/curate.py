@@ -29,7 +29,7 @@ from core.prompts import ChatMessage, Language, chat_messages, question_in
 from core.redact import Redactor
 from core.settings import Settings
 from core.tables import Annotation, AnnotationItem, Conversation, Customer, Feedback, Message, TrainingExample, new_id
-from core.text import fold
+from core.text import fold, words
 from learning import suspects
 from learning.dataset import Example
 from learning.shares import person_cap, topic_cap
@@ -74,6 +74,10 @@ class Considered:
     @property
     def reviewed(self) -> bool:
         return self.candidate.source == "annotation"
+
+    @property
+    def corrected(self) -> bool:
+        return self.reviewed and self.candidate.reward == REWARDS["correct"]
 
 
 def curate(
@@ -253,7 +257,8 @@ def _left(considered: Sequence[Considered]) -> list[Considered]:
 def _drop_doubles(session: Session, context: str, considered: Sequence[Considered]) -> None:
     """The same words, or nearly the same with the same figures, tonight or among what was learned before.
 
-    Figures are compared apart: "custa 10 reais" and "custa 19 reais" share almost all letters and say two things.
+    Figures are compared apart: "custa 10 reais" and "custa 19 reais" share almost all letters and say two things. So do
+    "sim, entregamos" and "não entregamos" in a long answer: what a reviewer wrote is a double of the same words alone.
     """
     earlier = session.execute(
         select(TrainingExample.sha256, TrainingExample.messages, TrainingExample.answer)
@@ -283,7 +288,8 @@ def _drop_doubles(session: Session, context: str, considered: Sequence[Considere
     for i, one in enumerate(left, start=len(texts)):
         if kept:
             like = np.flatnonzero(vectors[kept] @ vectors[i] >= NEAR)
-            if any(figures[kept[j]] == figures[i] for j in like):
+            same = (everything[kept[j]] for j in like if figures[kept[j]] == figures[i])
+            if any(not one.corrected or words(text) == words(everything[i]) for text in same):
                 one.reason = "nearly a double"
                 continue
         kept.append(i)

@@ -290,6 +290,27 @@ def test_nearly_the_same_words_are_one_example_unless_a_figure_differs(engine: E
     assert reasons(rows) in ({"double": 1}, {"nearly a double": 1})
 
 
+def test_a_correction_that_turns_an_answer_round_is_no_double_of_it(engine: Engine) -> None:
+    rest = "aos domingos e feriados em toda a região metropolitana, entre 9h e 18h, sem custo adicional. Posso agendar?"
+    asked = "Vocês entregam aos domingos e feriados na região metropolitana?"
+
+    def yesterday(session: Session) -> None:
+        liked(session, asked, f"Sim, entregamos {rest}")
+
+    def today(session: Session) -> None:
+        for corrected in (f"Não entregamos {rest}", f"Não, entregamos {rest}"):
+            nights.review(
+                session, nights.turn(session, nights.conversation(session), asked, "Sim"), "correct", corrected
+            )
+
+    day(engine, yesterday)
+    assert curated(engine)[0]["learned"] == 1
+    day(engine, today)
+    funnel, rows = curated(engine)
+    assert (funnel["learned"], sum(reasons(rows).values())) == (1, 1)
+    assert next(row.answer for row in rows if row.dropped is None).startswith("Não")
+
+
 @pytest.mark.parametrize(
     ("question", "answer", "reason"),
     [
