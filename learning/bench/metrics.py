@@ -105,5 +105,5 @@ def _row(R: Matrix, t: int) -> list[float]:
 
 
 def _column(R: Matrix, i: int) -> list[float]:
-    """What was taken of task i since it was learned."""
-    return [value for row in R[i:] if (value := row[i]) is not None]
+    """What was taken of task i, before it was learned too."""
+    return [value for row in R if (value := row[i]) is not None]

@@ -202,6 +202,12 @@ class TestFigures:
         found = figures([[0.1, 0.0, None], [0.5, 0.8, 0.0], [0.9, 0.0, 0.5]], [0.0, 0.0, 0.0])
         assert found["retention"] == pytest.approx((1.2 + 0.0) / 2)
 
+    def test_what_a_task_had_before_its_turn_can_be_forgotten_too(self) -> None:
+        assert figures([[0.9, 0.8], [0.9, 0.5]], [0.0, 0.0])["forgetting"] == 0.0
+        assert figures([[0.9, 0.8, None], [0.9, 0.5, 0.1], [0.9, 0.4, 0.6]], [0.0] * 3)["forgetting"] == (
+            pytest.approx((0.0 + 0.4) / 2)
+        )
+
     def test_the_interval_is_over_seeds(self) -> None:
         found = over_seeds([{"x": 0.1}, {"x": 0.3}])["x"]
         assert found["mean"] == pytest.approx(0.2)
