@@ -10,8 +10,8 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from core import events, registry
-from core.errors import Conflict
-from core.schedule import Schedule, schedule_of
+from core.errors import BadInput, Conflict
+from core.schedule import STRATEGIES, Schedule, schedule_of
 from core.settings import Settings
 from core.tables import AdapterVersion, ConsolidationRun, Context, Message, PrivacyAction, new_id, now
 
@@ -127,10 +127,13 @@ def request_now(
     """Ask for a night at once.
 
     Raises:
+        BadInput: no such strategy.
         Conflict: one is waiting or running already.
         NotFound: no such context.
     """
     row = registry.get_context(session, context)
+    if (strategy := options.get("strategy")) is not None and strategy not in STRATEGIES:
+        raise BadInput(f"There is no strategy '{strategy}'.", f"Choose {', '.join(STRATEGIES)}.")
     active = session.scalar(
         select(ConsolidationRun).where(
             ConsolidationRun.context == context, ConsolidationRun.state.in_(("scheduled", "running"))

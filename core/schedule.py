@@ -19,6 +19,21 @@ from core.settings import Settings
 WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 Weekday = Literal["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"]
 
+STRATEGIES = (
+    "naive",
+    "replay",
+    "mas",
+    "ewc",
+    "mas+replay",
+    "ewc+replay",
+    "ema+replay",
+    "mas+ema+replay",
+    "balanced",
+    "ema+balanced",
+    "wise+replay",
+    "wise+balanced",
+    "deep",
+)  # of a night; learning/strategies.py says what each does
 # What a context is for decides how often it sleeps. `strategy` is left to SLEEP_STRATEGY where the preset has no
 # opinion: what measures best is the default.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -71,6 +86,13 @@ class Schedule(BaseModel):
             ZoneInfo(value)
         except (KeyError, ValueError, OSError):
             raise ValueError(f"there is no time zone '{value}'") from None
+        return value
+
+    @field_validator("strategy")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value not in STRATEGIES:
+            raise ValueError(f"there is no strategy '{value}'; choose {', '.join(STRATEGIES)}")
         return value
 
     @property
@@ -145,6 +167,8 @@ def window(hours: str) -> tuple[clock_time, clock_time]:
         start, end = (clock_time.fromisoformat(part.strip()) for part in hours.split("-"))
     except ValueError:
         raise ValueError(f"'{hours}' is no range of hours; write 02:00-06:00") from None
+    if start == end:
+        raise ValueError(f"'{hours}' is no time at all; for the whole day write 00:00-23:59")
     return start, end
 
 

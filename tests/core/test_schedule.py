@@ -24,7 +24,12 @@ def test_a_window_past_midnight_is_one_night() -> None:
     assert schedule.night_of(evening + timedelta(hours=7)) is None
 
 
-@pytest.mark.parametrize("hours", ["1:00", "25:00-26:00", "night", ""])
+def test_a_strategy_that_is_none_is_refused() -> None:
+    with pytest.raises(BadInput, match="no strategy 'hope'; choose naive"):
+        schedule_of(Settings(), "support", {"strategy": "hope"})
+
+
+@pytest.mark.parametrize("hours", ["1:00", "25:00-26:00", "night", "", "00:00-00:00"])
 def test_hours_that_are_none_are_refused(hours: str) -> None:
     with pytest.raises(BadInput, match="hours"):
         schedule_of(Settings(), "support", {"hours": hours})

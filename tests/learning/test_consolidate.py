@@ -15,13 +15,15 @@ from bot import privacy
 from bot.nights import claim, fresh_examples, request_now
 from core import artifacts, registry
 from core.db import transaction
-from core.errors import Conflict, NightError
+from core.errors import BadInput, Conflict, NightError
+from core.schedule import STRATEGIES
 from core.settings import Settings
 from core.tables import AdapterVersion, ConsolidationRun, Evaluation, Event, TrainingExample
 from learning import consolidate as night
 from learning import gate
 from learning.claims import NightTaken
 from learning.evaluate import Scores
+from learning.strategies import NIGHTLY
 
 TONIGHT = date(2026, 11, 27)
 
@@ -151,9 +153,15 @@ def test_other_strategies_run(engine: Engine, here: Settings, strategy: str) -> 
 
 
 def test_an_unknown_strategy_is_named(engine: Engine, here: Settings) -> None:
-    run = slept(engine, here, strategy="hope")
-    assert run.state == "failed"
-    assert "mas+replay" in run.reasons[0]
+    """By the one who asks already; a row that has it all the same ends at once."""
+    assert STRATEGIES == NIGHTLY
+    with pytest.raises(BadInput, match="mas\\+replay"):
+        asked_for(engine, here, strategy="hope")
+    run_id = asked_for(engine, here)
+    with transaction(engine) as session:
+        session.get_one(ConsolidationRun, run_id).strategy = "hope"
+    assert night.consolidate(run_id, here) == "failed"
+    assert "mas+replay" in run_of(engine, run_id).reasons[0]
 
 
 KILL_POINTS = [
