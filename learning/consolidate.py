@@ -79,6 +79,8 @@ def _stages(night: Night) -> str:
     if len(material.new) < night.minimum:
         reason = f"{len(material.new)} new examples, {night.minimum} are needed."
         return _end(night.claim, "skipped", [reason], keep_examples=False)
+    night.folder = night.folder / material.name(night.parent)
+    night.folder.mkdir(parents=True, exist_ok=True)
     if not (night.sealed / artifacts.MANIFEST).exists():
         _train(night, material)
         give_back()

@@ -1,5 +1,6 @@
 """What the stages of a night share: who sleeps, from which weights, on which examples."""
 
+import hashlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -68,6 +69,12 @@ class Material:
     share: float
     old_held_out: list[TrainingExample]
     known: list[TrainingExample]
+
+    def name(self, parent: AdapterVersion | None) -> str:
+        """Of the folder for what is trained on them from these weights. Where an erasure took an example or the parent
+        away, a night that goes on finds no checkpoint that had learned from them."""
+        trained = sorted(row.sha256 for row in [*self.new, *self.replayed])
+        return hashlib.sha256(" ".join([parent.sha256 if parent else "", *trained]).encode()).hexdigest()[:16]
 
     def that(self, fits: Callable[[TrainingExample], bool]) -> "Material":
         """Only what fits: another base may count more tokens than the one an earlier night was curated for."""

@@ -423,3 +423,25 @@ def test_an_erasure_waits_for_the_version_that_is_being_registered(
     with transaction(engine) as session:
         customer = session.scalars(select(TrainingExample.customer_id).where(TrainingExample.split == "train")).first()
         assert privacy.erase(session, str(customer), actor="test").versions == ["customers-v1"]
+
+
+def test_a_night_that_goes_on_after_an_erasure_takes_nothing_up_that_had_learned_it(
+    engine: Engine, here: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*arguments: Any) -> str:
+        raise KeyboardInterrupt
+
+    with transaction(engine) as session:
+        nights.a_day(session, 24)
+    run_id = asked_for(engine, here)
+    with monkeypatch.context() as patch:
+        patch.setattr(night, "_judge_and_publish", killed)
+        with pytest.raises(KeyboardInterrupt):
+            night.consolidate(run_id, here)
+    with transaction(engine) as session:
+        erased = session.scalars(select(TrainingExample).where(TrainingExample.split == "train")).first()
+        assert erased is not None
+        privacy.erase(session, str(erased.customer_id), actor="test")
+        session.execute(text("UPDATE npllm.consolidation_runs SET leased_until = now() - interval '1 second'"))
+    assert night.consolidate(run_id, here) == "registered"
+    assert erased.sha256 not in versions(engine)[0].manifest["examples"]
