@@ -13,8 +13,10 @@ from typing import Any
 import click
 from sqlalchemy import select
 
+from core import registry
 from core.db import get_engine
 from core.errors import NpllmError, SettingError
+from core.schedule import schedule_of
 from core.settings import Settings, load_settings
 from core.tables import ConsolidationRun, TrainingExample, now
 from learning.curate import curate
@@ -48,7 +50,9 @@ def rehearse(context: str, settings: Settings) -> dict[str, Any]:
         )
         session.add(run)
         session.flush()
-        funnel = curate(session, context, run.id, settings)
+        sleeper = registry.get_context(session, context)
+        limit = schedule_of(settings, sleeper.preset, sleeper.overrides).max_examples
+        funnel = curate(session, context, run.id, settings, limit=limit)
         rows = session.scalars(select(TrainingExample).where(TrainingExample.run_id == run.id)).all()
         learned = [row for row in rows if row.dropped is None]
         topics: dict[str, int] = {}

@@ -17,6 +17,7 @@ from core.tables import (
     Annotation,
     AnnotationItem,
     ConsolidationRun,
+    Context,
     Conversation,
     Customer,
     Message,
@@ -405,6 +406,10 @@ def test_a_rehearsal_tells_and_writes_nothing(engine: Engine, database_url: str)
     found = rehearse("customers", Settings(database_url=database_url))
     assert found["funnel"]["considered"] == 10
     assert len(found["examples"]) == 10
+    with transaction(engine) as session:
+        session.get_one(Context, "customers").overrides = {"max_examples": 4}
+    found = rehearse("customers", Settings(database_url=database_url))
+    assert (len(found["examples"]), found["funnel"]["dropped: the night is full"]) == (4, 6)
     with transaction(engine) as session:
         assert session.scalars(select(TrainingExample)).all() == []
         assert session.scalars(select(ConsolidationRun)).all() == []
