@@ -8,32 +8,18 @@ and skips none.
 from collections.abc import Mapping
 from datetime import date, datetime, timedelta
 from datetime import time as clock_time
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 from zoneinfo import ZoneInfo
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from core.errors import BadInput
-from core.settings import Settings
+from core.settings import NightStrategy, Settings
 
 WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 Weekday = Literal["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"]
 
-STRATEGIES = (
-    "naive",
-    "replay",
-    "mas",
-    "ewc",
-    "mas+replay",
-    "ewc+replay",
-    "ema+replay",
-    "mas+ema+replay",
-    "balanced",
-    "ema+balanced",
-    "wise+replay",
-    "wise+balanced",
-    "deep",
-)  # of a night; learning/strategies.py says what each does
+STRATEGIES: tuple[str, ...] = get_args(NightStrategy)
 # What a context is for decides how often it sleeps. `strategy` is left to SLEEP_STRATEGY where the preset has no
 # opinion: what measures best is the default.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -66,7 +52,7 @@ class Schedule(BaseModel):
     timezone: str
     idle_minutes: float = Field(ge=0)
     minimum: int = Field(ge=1)
-    strategy: str
+    strategy: NightStrategy
     max_minutes: float = Field(gt=0)
     max_examples: int = Field(ge=1)
     max_cost: float | None = Field(gt=0)
@@ -86,13 +72,6 @@ class Schedule(BaseModel):
             ZoneInfo(value)
         except (KeyError, ValueError, OSError):
             raise ValueError(f"there is no time zone '{value}'") from None
-        return value
-
-    @field_validator("strategy")
-    @classmethod
-    def _known(cls, value: str) -> str:
-        if value not in STRATEGIES:
-            raise ValueError(f"there is no strategy '{value}'; choose {', '.join(STRATEGIES)}")
         return value
 
     @property

@@ -38,6 +38,13 @@ def default_data_dir() -> Path:
     return (Path(home) if home else Path.home() / ".local" / "share") / "npllm"
 
 
+# learning/strategies.py says what each does.
+NightStrategy = Literal[
+    "naive", "replay", "mas", "ewc", "mas+replay", "ewc+replay", "ema+replay", "mas+ema+replay", "balanced",
+    "ema+balanced", "wise+replay", "wise+balanced", "deep",
+]  # fmt: skip
+
+
 class Settings(BaseSettings):
     """See `.env.example` for a sentence on each."""
 
@@ -166,7 +173,7 @@ class Settings(BaseSettings):
     sleep_hours: str = "02:00-06:00"
     sleep_idle_minutes: float = Field(15.0, ge=0)
     sleep_minimum_examples: int = Field(20, ge=1)
-    sleep_strategy: str = "wise+replay"
+    sleep_strategy: NightStrategy = "wise+replay"
     sleep_max_minutes: float = Field(240.0, gt=0)
     sleep_max_examples: int = Field(2_000, ge=1)
     sleep_max_cost: float | None = Field(None, gt=0)

@@ -74,6 +74,8 @@ SENTENCES = {
     "People ask for other things than before: {traits}; {n} is another population.":
         "As pessoas pedem coisas diferentes de antes: {traits}; {n} já é outra população.",
     # learning/gate.py, learning/consolidate.py and what a night stops with
+    "Its answers cannot be counted with (NaN or infinity): the training broke its weights.":
+        "Com as respostas dela não se pode contar (NaN ou infinito): o treino estragou os pesos.",
     "The night has no hold-out: nothing proves that anything was learned.":
         "A noite não separou nada para medir: nada prova que algo foi aprendido.",
     "It learned nothing that can be shown: loss on the night's hold-out changed by {n} nats ({n2} to {n3}, {n4} rows).":

@@ -25,7 +25,7 @@ def test_a_window_past_midnight_is_one_night() -> None:
 
 
 def test_a_strategy_that_is_none_is_refused() -> None:
-    with pytest.raises(BadInput, match="no strategy 'hope'; choose naive"):
+    with pytest.raises(BadInput, match="strategy: Input should be 'naive', "):
         schedule_of(Settings(), "support", {"strategy": "hope"})
 
 

@@ -12,6 +12,7 @@ import pytest
 import bot
 from bot.ops.portuguese import SENTENCES, in_portuguese
 from core.rollouts import PRESETS, STOPS, judge
+from learning.gate import NOT_FINITE
 
 ENGLISH = re.compile(r"\b(the|of|is|it|its|evidence|than|was|were|not|left|by|people)\b", re.IGNORECASE)
 # Where reasons come from, and what their slots hold there; any other slot holds a figure.
@@ -53,7 +54,7 @@ def _filled(text: ast.expr) -> str | None:
 
 
 def test_every_reason_in_the_sources() -> None:
-    found = [*samples(), *STOPS.values()]
+    found = [*samples(), *STOPS.values(), NOT_FINITE]
     assert len(found) > 30
     for sample in found:
         assert not ENGLISH.search(in_portuguese(sample)), in_portuguese(sample)
