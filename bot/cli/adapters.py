@@ -1,13 +1,15 @@
 """adapters."""
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
 import click
 
 from bot.cli.common import as_json_option, print_json, print_table, session, settings, whoami
+from bot.models import main_server
 from core import artifacts, registry
-from core.errors import BadInput, NpllmError
+from core.errors import BadInput, ModelUnavailable, NpllmError
 from core.tables import AdapterVersion
 from integrations.supabase import artifact_store
 
@@ -96,13 +98,17 @@ def verify(version: str | None, folder: Path | None) -> None:
 @as_json_option
 def import_(folder: Path, context: str, drill: bool, reason: str, as_json: bool) -> None:
     """Register a version that was made elsewhere. Its files are proved; no gate has measured it."""
-    manifest = artifacts.verify(folder)
     if not reason.strip():
         raise BadInput("An import needs a reason.", "Add --reason TEXT.")
+    with session() as db:
+        registry.get_context(db, context)  # before its name becomes a folder's
+    served = None
+    with contextlib.suppress(ModelUnavailable):  # then the model server compares when it loads the version
+        served = main_server(settings()).base_revision()
+    manifest = artifacts.verify(folder, base_revision=served)
     sha256 = artifacts.file_sha256(folder / artifacts.MANIFEST)
     location = artifact_store(settings()).put(folder, context=context, sha256=sha256)
     with session() as db:
-        registry.get_context(db, context)
         version = registry.register(
             db, context=context, source="drill" if drill else "import", location=location, sha256=sha256,
             manifest=manifest, reasons=[f"imported by {whoami()}: {reason}"],

@@ -106,6 +106,15 @@ class Server:
         """
         return [entry["id"] for entry in self._call("GET", "/models").get("data", [])]
 
+    def base_revision(self) -> str | None:
+        """The revision of the base it serves, where it tells: our own server does, others do not.
+
+        Raises:
+            ModelUnavailable: it does not answer.
+        """
+        listed = self._call("GET", "/models").get("data", [])
+        return listed[0].get("revision") if listed else None
+
     def load_adapter(self, name: str, folder: str, sha256: str) -> None:
         """Have the server load a version; loading it twice is no error.
 

@@ -38,6 +38,7 @@ class ScriptedModel:
         say: question -> reply; the default repeats the last line of what it was asked.
         asked: every request's body, in order.
         failing: models that answer 500.
+        revision: of its base, as our own server tells it.
     """
 
     def __init__(self) -> None:
@@ -56,9 +57,11 @@ class ScriptedModel:
         self.loaded: list[str] = []
         self.failing: set[str] = set()
         self.delay = 0.0
+        self.revision: str | None = None
 
     def _models(self) -> dict[str, Any]:
-        return {"object": "list", "data": [{"id": name, "object": "model"} for name in ["base-model", *self.loaded]]}
+        base = {"id": "base-model", "object": "model", "revision": self.revision}
+        return {"object": "list", "data": [base, *({"id": name, "object": "model"} for name in self.loaded)]}
 
     async def _complete(self, request: Request) -> Any:
         body = await request.json()

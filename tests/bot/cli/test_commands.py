@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from factories import make_adapter, make_answer, make_version
+from servers import ScriptedModel
 from sqlalchemy import Engine, select
 
 from bot.cli import COMMANDS
@@ -212,6 +213,30 @@ class TestAdapters:
         console.fails("adapters", "import", str(tmp_path / "fine"), "--reason", "x", "--context", "nobody")
         with transaction(engine) as session:
             assert session.scalars(select(AdapterVersion)).all() == []
+
+    def test_an_import_writes_nothing_outside_its_folder(self, console: Console, tmp_path: Path) -> None:
+        make_adapter(tmp_path / "fine")
+        console.fails("adapters", "import", str(tmp_path / "fine"), "--reason", "x", "--context", "../../outside")
+        assert not (tmp_path / "outside").exists()
+        assert not (tmp_path / "data" / "adapters").exists()
+
+    def test_an_import_for_another_base_is_refused(
+        self, console: Console, engine: Engine, model: ScriptedModel, tmp_path: Path
+    ) -> None:
+        make_adapter(tmp_path / "foreign", base={"model": "tiny", "revision": "sha256:other"})
+        model.revision = "sha256:ours"
+        refusal = console.fails("adapters", "import", str(tmp_path / "foreign"), "--reason", "x")
+        assert "sha256:other" in refusal
+        assert "BASE_MODEL" in refusal
+        with transaction(engine) as session:
+            assert session.scalars(select(AdapterVersion)).all() == []
+
+    def test_an_import_while_no_model_server_runs(
+        self, console: Console, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        monkeypatch.setenv("LOCAL_MODEL_URL", "http://127.0.0.1:9/v1")
+        make_adapter(tmp_path / "fine")
+        console.ok("adapters", "import", str(tmp_path / "fine"), "--reason", "x")
 
 
 class TestRolloutPlans:
