@@ -115,7 +115,7 @@ def _insert(session: Session, context: str, language: str, title: str, part: str
             ).scalar_one()
             return found
     except IntegrityError as error:
-        raise NotFound(f"There is no context '{context}'.", "See `npllm doctor` for the contexts there are.") from error
+        raise NotFound(f"There is no context '{context}'.", "npllm contexts list names them.") from error
 
 
 _INSERT = text(

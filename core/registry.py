@@ -102,7 +102,7 @@ def champion(session: Session, context: str) -> AdapterVersion | None:
 def get_context(session: Session, name: str) -> Context:
     found = session.get(Context, name)
     if found is None:
-        raise NotFound(f"There is no context '{name}'.", "The contexts are: customers, employees.")
+        raise NotFound(f"There is no context '{name}'.", "npllm contexts list names them.")
     return found
 
 

@@ -43,7 +43,7 @@ class Schedule(BaseModel):
         deep_every: a night that learns everything again from the base, at the first night of each such period.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     every: Literal["day", "week", "month"] = "day"
     weekday: Weekday = "sunday"
@@ -133,7 +133,8 @@ def schedule_of(settings: Settings, preset: str, overrides: Mapping[str, Any]) -
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(map(str, first["loc"]))
-        raise BadInput(f"{name}: {first['msg']}.", "npllm contexts show NAME lists what may be set.") from None
+        what = first["msg"].removeprefix("Value error, ")
+        raise BadInput(f"{name}: {what}.", "npllm contexts show NAME lists what may be set.") from None
 
 
 def window(hours: str) -> tuple[clock_time, clock_time]:
@@ -144,6 +145,8 @@ def window(hours: str) -> tuple[clock_time, clock_time]:
     """
     try:
         start, end = (clock_time.fromisoformat(part.strip()) for part in hours.split("-"))
+        if start.tzinfo or end.tzinfo:
+            raise ValueError("the time zone has its own setting")
     except ValueError:
         raise ValueError(f"'{hours}' is no range of hours; write 02:00-06:00") from None
     if start == end:

@@ -11,6 +11,8 @@ from core.errors import BadInput, Conflict
 from core.schedule import PRESETS, Schedule, schedule_of
 from core.tables import Context
 
+MAX_NAME = 60  # it is part of versions' names and of folders' on disk
+
 
 @click.group()
 def contexts() -> None:
@@ -51,8 +53,10 @@ def show(name: str, as_json: bool) -> None:
 @click.option("--language", type=click.Choice(["pt", "en"]), default="pt", show_default=True)
 def add(name: str, preset: str, language: str) -> None:
     """A new context, with its own knowledge, versions and schedule."""
-    if not name.isidentifier():
-        raise BadInput(f"'{name}' is no name for a context.", "Take letters, digits and _, such as partners.")
+    if not name.isidentifier() or len(name) > MAX_NAME:
+        raise BadInput(
+            f"'{name}' is no name for a context.", f"Take up to {MAX_NAME} letters, digits and _, such as partners."
+        )
     schedule_of(settings(), preset, {})
     with session() as db:
         if db.get(Context, name) is not None:
@@ -79,12 +83,20 @@ def set_values(name: str, assignments: tuple[str, ...]) -> None:
             if key == "preset":
                 context.preset = value
             elif value:
-                overrides[key] = yaml.safe_load(value) if key not in ("hours", "timezone") else value
+                overrides[key] = _value(value) if key not in ("hours", "timezone") else value
             else:
                 overrides.pop(key, None)
         schedule_of(settings(), context.preset, overrides)  # refused here, not at night
         context.overrides = overrides
     click.echo(f"{name} is changed.")
+
+
+def _value(text: str) -> Any:
+    """A number, a word or a list, as YAML reads it; what is no YAML stays text, and the schedule refuses it."""
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
 
 
 def _describe(context: Context) -> dict[str, Any]:

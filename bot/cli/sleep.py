@@ -16,6 +16,7 @@ from bot.cli.common import as_json_option, context_option, print_json, print_tab
 from bot.wiring import need_database, need_redis
 from core import jobs, registry
 from core.errors import NotFound, Unavailable
+from core.schedule import STRATEGIES
 from core.tables import ConsolidationRun, TrainingExample
 from integrations.redis.queue import connect, enqueue
 
@@ -30,7 +31,7 @@ def sleep() -> None:
 @sleep.command()
 @context_option
 @click.option("--minimum", type=click.IntRange(1), default=None, help="Fewest new examples (SLEEP_MINIMUM_EXAMPLES).")
-@click.option("--strategy", default=None, help="The way to sleep, such as wise+replay or deep (SLEEP_STRATEGY).")
+@click.option("--strategy", type=click.Choice(STRATEGIES), default=None, help="The way to sleep (SLEEP_STRATEGY).")
 @click.option("--wait", is_flag=True, help="Follow it to its end; exit status 0 only if a version was registered.")
 @click.option("--dry-run", is_flag=True, help="Show what would be learned; nothing is written.")
 @as_json_option

@@ -39,6 +39,7 @@ from core.settings import EMBEDDED, Settings, default_data_dir, load_settings, r
         ("SLEEP_HOURS", "night"),
         ("SLEEP_HOURS", "25:00-06:00"),
         ("SLEEP_MINIMUM_EXAMPLES", "0"),
+        ("SLEEP_STRATEGY", "hope"),
         ("REPLAY_SHARE", "1"),
         ("LORA_RANK", "1000"),
         ("EPOCHS", "0"),

@@ -164,6 +164,7 @@ class TestSleep:
 
     def test_what_is_refused(self, console: Console) -> None:
         console.fails("sleep", "now", "--context", "nobody")
+        assert "wise+replay" in console("sleep", "now", "--strategy", "hope").stderr
         console.fails("sleep", "history", "7")
         console.fails("sleep", "history", str(uuid.uuid4()))
         assert console.data("sleep", "status")["state"] == "none"
@@ -237,6 +238,23 @@ class TestAdapters:
         monkeypatch.setenv("LOCAL_MODEL_URL", "http://127.0.0.1:9/v1")
         make_adapter(tmp_path / "fine")
         console.ok("adapters", "import", str(tmp_path / "fine"), "--reason", "x")
+
+
+class TestContexts:
+    @pytest.mark.parametrize(
+        "assignment",
+        ["strategy=hope", "idle_minutes=[1", "max_minutes=.inf", "max_cost=.nan", "hours=02:00-06:00+03:00", "every=3"],
+    )
+    def test_what_the_night_could_not_read_is_refused_at_once(self, console: Console, assignment: str) -> None:
+        assert assignment.partition("=")[0] in console.fails("contexts", "set", "customers", assignment)
+        assert console.data("contexts", "show", "customers")["overrides"] == {}
+
+    def test_a_name_that_no_folder_can_carry(self, console: Console) -> None:
+        for name in ("a b", "../up", "a" * 300):
+            console.fails("contexts", "add", name)
+
+    def test_one_that_does_not_exist(self, console: Console) -> None:
+        assert "contexts list" in console.fails("contexts", "show", "nobody")
 
 
 class TestRolloutPlans:
