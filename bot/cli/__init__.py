@@ -64,6 +64,12 @@ class Lazy(click.Group):
             if error.next_step:
                 click.echo(error.next_step, err=True)
             sys.exit(1)
+        except UnicodeEncodeError as error:
+            if error.reason != "surrogates not allowed":
+                raise
+            click.secho("A text that was given is not UTF-8.", fg="red", err=True)
+            click.echo("Convert it first: iconv -f latin1 -t utf-8", err=True)
+            sys.exit(1)
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(0)

@@ -76,6 +76,7 @@ class TestKnowledge:
         assert "cannot be read" in console.fails("knowledge", "add", str(tmp_path / "picture.png"))
         assert "cannot be read" in console.fails("knowledge", "add", str(tmp_path / "nothing.txt"))
         console.fails("knowledge", "add", "-", input=" \n ")
+        assert "UTF-8" in console.fails("knowledge", "add", "-", "--title", "caf\udce9", input="texto")  # latin1
         console.fails("knowledge", "add", "-", "--context", "nobody", input="texto")
         console.fails("knowledge", "remove", str(uuid.uuid4()))
 
