@@ -39,9 +39,9 @@ def chat(text: str, visitor: str | None, as_json: bool) -> None:
                     answers.append(data)
                     if not as_json:
                         # What streamed is the beginning of the answer, unless a guard replaced it.
-                        rest = data["text"].removeprefix(pieces.rstrip("\n"))
-                        fits = pieces and data["text"].startswith(pieces.rstrip())
-                        click.echo(data["text"][len(pieces.rstrip()) :] if fits else ("\n" if pieces else "") + rest)
+                        shown = pieces if data["text"].startswith(pieces) else pieces.rstrip()
+                        fits = shown and data["text"].startswith(shown)
+                        click.echo(data["text"][len(shown) :] if fits else ("\n" if pieces else "") + data["text"])
                         pieces = ""
                 elif name == "error":
                     raise Unavailable(data["error"], data["next_step"])

@@ -5,6 +5,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from factories import make_adapter, make_answer, make_version
 from servers import ScriptedModel
@@ -317,6 +318,22 @@ class TestDoctor:
             monkeypatch.setenv(name, value)
         shown = console("doctor").output + console("doctor", "--json").output
         assert not [value for value in secrets.values() if value in shown]
+
+
+class TestChat:
+    @pytest.mark.parametrize("pieces", [["Custa R$ ", "1.240. "], ["Custa R$ "], ["Custa "], [], ["Outra coisa "]])
+    def test_what_streamed_is_not_printed_twice(
+        self, console: Console, monkeypatch: pytest.MonkeyPatch, pieces: list[str]
+    ) -> None:
+        answer = "Custa R$ 1.240."
+        events = [*(("piece", {"text": piece}) for piece in pieces), ("message", {"text": answer})]
+        body = "".join(f"event: {name}\ndata: {json.dumps(data)}\n\n" for name, data in events)
+        server = httpx.MockTransport(lambda request: httpx.Response(200, text=body))
+        monkeypatch.setattr(httpx, "stream", httpx.Client(transport=server).stream)
+        monkeypatch.setenv("PUBLIC_BASE_URL", "http://bot.example.com")
+        shown = console.ok("chat", "Quanto custa?")
+        assert shown.splitlines()[-1].rstrip() == answer
+        assert "  " not in shown
 
 
 class TestErrors:
