@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session, aliased
 
 from core import events
 from core.errors import BadInput, Conflict, NotFound
+from core.messages import clean_payload
 from core.redact import Redactor
 from core.settings import Settings
 from core.tables import Annotation, AnnotationItem, Customer, Feedback, Message, TrainingExample, new_id, now
@@ -143,15 +144,14 @@ def submit(
     """
     if verdict not in VERDICTS:
         raise BadInput(f"There is no verdict '{verdict}'.", f"Choose {', '.join(VERDICTS)}.")
-    corrected = (corrected or "").strip()
+    corrected, comment = _kept(corrected), _kept(comment)
     if verdict == "correct" and not corrected:
         raise BadInput("A correction needs the corrected answer.", "Write what the bot should have said.")
     if len(corrected) > MAX_ANSWER:
         raise BadInput(f"The correction has more than {MAX_ANSWER} characters.", "Answers to customers are short.")
     item = _free(session, item_id, reviewer)
     annotation = Annotation(
-        item_id=item.id, reviewer=reviewer, verdict=verdict, corrected=corrected or None,
-        comment=(comment or "").strip() or None,
+        item_id=item.id, reviewer=reviewer, verdict=verdict, corrected=corrected or None, comment=comment or None,
     )  # fmt: skip
     session.add(annotation)
     item.state, item.done_at, item.claimed_until = "done", now(), None
@@ -196,6 +196,12 @@ def as_json(item: AnnotationItem) -> dict[str, Any]:
         "claimed_by": item.claimed_by,
         "claimed_until": item.claimed_until.isoformat() if item.claimed_until else None,
     }
+
+
+def _kept(text: str | None) -> str:
+    """What Postgres can keep of a text that was pasted; how it is laid out is the reviewer's."""
+    kept: str = clean_payload(text or "")
+    return kept.strip()
 
 
 def _free(session: Session, item_id: str | uuid.UUID, reviewer: str) -> AnnotationItem:

@@ -189,6 +189,11 @@ class TestSubmit:
         (event,) = listing(session)
         assert (event["type"], event["data"]["verdict"]) == ("annotation.submitted", "correct")
 
+    def test_what_postgres_cannot_keep_of_a_pasted_text_is_left_out(self, session: Session) -> None:
+        item = make_item(session)
+        made = queue.submit(session, item.id, "rita", "correct", corrected="O frete\x00 é\n grátis.", comment="\x00")
+        assert (made.corrected, made.comment) == ("O frete é\n grátis.", None)
+
     def test_an_open_one_may_be_decided_without_a_claim(self, session: Session) -> None:
         item = make_item(session)
         queue.submit(session, item.id, "rita", "approve")
