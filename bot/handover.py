@@ -20,7 +20,7 @@ from sqlalchemy.orm import Session
 
 from bot import guardrails, people, units
 from core import events, jobs
-from core.errors import Conflict, NotFound
+from core.errors import BadInput, Conflict, NotFound
 from core.hours import is_open, parse_hours
 from core.prompts import Language
 from core.redact import Redactor
@@ -45,6 +45,7 @@ _ALONE = frozenset(
 _PERSONS_EN = frozenset("human person agent someone somebody representative operator".split())
 _CALLS_EN = frozenset("talk speak chat transfer connect call get".split())
 _ALONE_EN = frozenset("human person agent a an real please i want need representative operator live".split())
+MAX_ANSWER = 4_000  # characters of one answer of a person
 _LONGEST = 12  # words; a longer message asks for something else too
 
 CALLED: dict[Language, str] = {
@@ -173,8 +174,14 @@ def reply(session: Session, handover: Handover, text: str, *, by: str) -> str:
     """Answer as a person; takes the conversation if nobody has. Returns the lane whose outbox has something now.
 
     Raises:
+        BadInput: the answer is empty, or too long.
         Conflict: somebody else has it, or it was given back.
     """
+    text = text.replace("\x00", "").replace("\r\n", "\n").strip()
+    if not text:
+        raise BadInput("The answer is empty.", "Write it first.")
+    if len(text) > MAX_ANSWER:
+        raise BadInput(f"The answer has more than {MAX_ANSWER} characters.", "Send it in two.")
     take(session, handover, by=by)
     handover.last_reply_at = now()
     conversation = session.get_one(Conversation, handover.conversation_id)

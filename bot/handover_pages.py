@@ -19,7 +19,6 @@ from core.tables import Conversation, Handover, Message, OutboxItem
 from integrations.redis.queue import connect
 
 SHOWN = 100  # latest messages of a conversation
-LONGEST = 4_000  # characters of one answer
 
 
 def handover_pages(settings: Settings, engine: Engine, login: Login) -> APIRouter:
@@ -54,7 +53,7 @@ def handover_pages(settings: Settings, engine: Engine, login: Login) -> APIRoute
                 elif action == "return":
                     handover.give_back(session, row, by=person)
                 elif action == "reply":
-                    lane = handover.reply(session, row, _checked(text), by=person)
+                    lane = handover.reply(session, row, text, by=person)
                 else:
                     raise BadInput(f"There is no action '{action}'.", "Use the page's own buttons.")
         except (BadInput, Conflict) as error:
@@ -82,7 +81,7 @@ def _talk(
             states[message_id] = state
     return page(
         request, "handover.html", status=error.status if error else 200, person=person, row=row, talk=conversation,
-        said=said, states=states, error=error, draft=draft, longest=LONGEST,
+        said=said, states=states, error=error, draft=draft, longest=handover.MAX_ANSWER,
     )  # fmt: skip
 
 
@@ -90,14 +89,6 @@ def _find(session: Session, key: uuid.UUID) -> Handover:
     if (row := session.get(Handover, key)) is None:
         raise NotFound(f"There is no handover {key}.", "Open /handover: it lists those that wait.")
     return row
-
-
-def _checked(text: str) -> str:
-    if not text.strip():
-        raise BadInput("The answer is empty.", "Write it first.")
-    if len(text) > LONGEST:
-        raise BadInput(f"The answer has more than {LONGEST} characters.", "Send it in two.")
-    return text.replace("\x00", "").replace("\r\n", "\n").strip()
 
 
 def _last_words(session: Session, conversation: Conversation) -> str:

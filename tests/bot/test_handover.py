@@ -15,7 +15,7 @@ from bot.cli.handover import handover as command
 from bot.history import check
 from bot.wiring import Awake
 from core.db import transaction
-from core.errors import Conflict, NotFound
+from core.errors import BadInput, Conflict, NotFound
 from core.tables import Conversation, Event, Handover, InboundEvent, Message, now
 
 
@@ -173,6 +173,16 @@ def test_one_conversation_has_one_person(awake: Awake, street: Street) -> None:
             handover.take(session, row, by="caio")
         with pytest.raises(NotFound):
             handover.find(session, str(row.id))
+
+
+@pytest.mark.parametrize("text", ["", " \n", "\x00", "x" * (handover.MAX_ANSWER + 1)])
+def test_what_is_no_answer_is_not_sent(awake: Awake, street: Street, text: str) -> None:
+    street.says("atendente")
+    before = len(street.messages("out"))
+    with transaction(awake.engine) as session, pytest.raises(BadInput):
+        handover.reply(session, session.get_one(Handover, only(awake).id), text, by="bia")
+    assert only(awake).taken_by is None
+    assert len(street.messages("out")) == before
 
 
 def test_asked_twice_is_asked_once(awake: Awake, street: Street) -> None:
