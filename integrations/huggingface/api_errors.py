@@ -3,6 +3,7 @@
 import hmac
 import logging
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -41,9 +42,11 @@ def install_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def unreadable(request: Request, error: RequestValidationError) -> JSONResponse:
-        first = error.errors()[0]
-        param = ".".join(str(part) for part in first["loc"] if part != "body") or None
-        reason = str(first["msg"]).removeprefix("Value error, ")
+        told = _most_telling(error.errors())
+        if told["type"] == "json_invalid":
+            return JSONResponse(error_body("The body is not JSON.", 400, code="bad_input"), 400)
+        param = _param(told) or None
+        reason = str(told["msg"]).removeprefix("Value error, ")
         message = f"{param}: {reason}" if param else reason
         return JSONResponse(error_body(message, 400, code="bad_input", param=param), 400)
 
@@ -55,6 +58,18 @@ def install_handlers(app: FastAPI) -> None:
     async def unexpected(request: Request, error: Exception) -> JSONResponse:
         log.exception("%s %s failed.", request.method, request.url.path, exc_info=error)
         return JSONResponse(error_body("The model server failed on this request; see its log.", 500), 500)
+
+
+def _param(problem: Any) -> str:
+    """The field as a client wrote it: pydantic also names which of several allowed types it tried."""
+    return ".".join(str(part) for part in problem["loc"] if part != "body" and "[" not in str(part))
+
+
+def _most_telling(problems: Sequence[Any]) -> Any:
+    """A field that may be a text or a list fails as both; what is wrong with the one that was sent says more."""
+    field = _param(problems[0])
+    same = [problem for problem in problems if f"{_param(problem)}.".startswith(f"{field}.")]
+    return next((problem for problem in same if not problem["type"].endswith("_type")), same[0])
 
 
 class Door:
