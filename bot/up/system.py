@@ -204,7 +204,7 @@ def choose_ports(settings: Settings, earlier: dict[str, int]) -> dict[str, int]:
     """A free port for each part: the one it had, if nobody has taken it meanwhile.
 
     Raises:
-        SettingError: PORT is set and taken.
+        SettingError: PORT is set and taken, or HOST is no address of this machine.
     """
     ports: dict[str, int] = {}
     with contextlib.ExitStack() as held:
@@ -217,7 +217,10 @@ def choose_ports(settings: Settings, earlier: dict[str, int]) -> dict[str, int]:
                     "Set PORT to another, or unset it for a free one.",
                 )
             probe = probe or _bind(settings.host, 0)
-            assert probe is not None
+            if probe is None:
+                raise SettingError(
+                    f"HOST: nothing can listen on '{settings.host}'.", "Set HOST to an IPv4 address of this machine."
+                )
             held.enter_context(probe)
             ports[name] = probe.getsockname()[1]
     return ports

@@ -72,6 +72,12 @@ def test_a_taken_port_is_named(tmp_path: Path) -> None:
             make_system(here(tmp_path, port=port))
 
 
+@pytest.mark.parametrize("host", ["no such host", "203.0.113.9", "::1"])
+def test_an_address_that_is_not_ours_is_named(tmp_path: Path, host: str) -> None:
+    with pytest.raises(SettingError, match="HOST"):
+        choose_ports(here(tmp_path, host=host), {})
+
+
 def test_an_earlier_port_is_taken_again_if_it_is_free(tmp_path: Path) -> None:
     ports = choose_ports(here(tmp_path), {})
     assert choose_ports(here(tmp_path), ports) == ports
