@@ -50,7 +50,7 @@ class Schedule(BaseModel):
     day: int = Field(1, ge=1, le=31)
     hours: str
     timezone: str
-    idle_minutes: float = Field(ge=0)
+    idle_minutes: float = Field(ge=0, le=525_600)
     minimum: int = Field(ge=1)
     strategy: NightStrategy
     max_minutes: float = Field(gt=0)

@@ -5,6 +5,7 @@ sentence each (a test compares the two). A key alone changes nothing: the base m
 or INFERENCE_URL, embeddings only by EMBEDDING_MODEL, the fallback chain only by FALLBACK_MODELS.
 """
 
+import base64
 import json
 import os
 import re
@@ -13,6 +14,7 @@ from datetime import time
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -87,14 +89,14 @@ class Settings(BaseSettings):
 
     # Awake
     awake_threads: int = Field(24, ge=1, le=256)
-    conversation_idle_hours: float = Field(24.0, gt=0)
-    lease_seconds: float = Field(20.0, gt=1)
+    conversation_idle_hours: float = Field(24.0, gt=0, le=87_600)
+    lease_seconds: float = Field(20.0, gt=1, le=3_600)
     debounce_seconds: float = Field(1.5, ge=0, le=30)
     media_fetch: bool = False
     media_max_bytes: int = Field(5_242_880, ge=1)
-    media_days: float = Field(90.0, gt=0)
+    media_days: float = Field(90.0, gt=0, le=36_500)
     business_hours: str = ""
-    handover_minutes: float = Field(60.0, gt=0)
+    handover_minutes: float = Field(60.0, gt=0, le=525_600)
     slack_handover_channel: str | None = None
     session_secret: SecretStr | None = None
     session_secret_previous: SecretStr | None = None
@@ -154,7 +156,7 @@ class Settings(BaseSettings):
 
     # Feedback and review
     feedback_buttons: bool = True
-    review_claim_minutes: float = Field(15.0, gt=0)
+    review_claim_minutes: float = Field(15.0, gt=0, le=525_600)
     review_sample: float = Field(0.05, ge=0, le=1)
     operator_password: SecretStr | None = None
 
@@ -171,7 +173,7 @@ class Settings(BaseSettings):
 
     # Night
     sleep_hours: str = "02:00-06:00"
-    sleep_idle_minutes: float = Field(15.0, ge=0)
+    sleep_idle_minutes: float = Field(15.0, ge=0, le=525_600)
     sleep_minimum_examples: int = Field(20, ge=1)
     sleep_strategy: NightStrategy = "wise+replay"
     sleep_max_minutes: float = Field(240.0, gt=0)
@@ -221,12 +223,52 @@ class Settings(BaseSettings):
     def _absolute(cls, value: Path) -> Path:
         return value.expanduser().absolute()
 
-    @field_validator("inference_url", "public_base_url", "supabase_url", mode="after")
+    @field_validator(
+        "inference_url", "public_base_url", "supabase_url", "local_model_url", "openai_base_url", "langsmith_endpoint",
+        "twilio_api_base_url", "meta_graph_base_url", "slack_api_base_url", mode="after",
+    )  # fmt: skip
     @classmethod
     def _url(cls, value: str | None) -> str | None:
-        if value is not None and not value.startswith(("http://", "https://")):
-            raise ValueError("must start with http:// or https://")
-        return value.rstrip("/") if value else value
+        return _address(value, "http", "https").rstrip("/") if value else value
+
+    @field_validator("alert_webhook_url", mode="after")
+    @classmethod
+    def _called_as_it_stands(cls, value: str | None) -> str | None:
+        return _address(value, "http", "https") if value else value
+
+    @field_validator("smtp_url", mode="after")
+    @classmethod
+    def _mail_server(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            _address(value.get_secret_value(), "smtp", "smtps")
+        return value
+
+    @field_validator("alert_webhook_secret", mode="after")
+    @classmethod
+    def _signs(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            try:
+                base64.b64decode(value.get_secret_value().removeprefix("whsec_"), validate=True)
+            except ValueError:
+                raise ValueError("must be whsec_ and base64, as Standard Webhooks writes secrets") from None
+        return value
+
+    @field_validator("chat_allowed_origins", mode="after")
+    @classmethod
+    def _origins(cls, value: list[str]) -> list[str]:
+        origins = [_address(origin, "http", "https").rstrip("/").lower() for origin in value]
+        if any(urlsplit(origin)[2:] != ("", "", "") for origin in origins):
+            raise ValueError("must be origins such as https://www.example.com, without a path")
+        return origins
+
+    @field_validator("twilio_whatsapp_from", mode="after")
+    @classmethod
+    def _sender(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"whatsapp:\+\d{6,15}", value):
+            raise ValueError(
+                "must be whatsapp: and the number, as whatsapp:+5511999990000; without it Twilio sends SMS"
+            )
+        return value
 
     @field_validator("inference_url", mode="after")
     @classmethod
@@ -345,6 +387,20 @@ def load_settings(*, running: bool = True, **overrides: Any) -> Settings:
 def get_settings() -> Settings:
     """The settings of this process, read once."""
     return load_settings()
+
+
+def _address(value: str, *schemes: str) -> str:
+    """Raises:
+    ValueError: it is no URL of one of these schemes; the value, which may hold a password, is not repeated.
+    """
+    try:
+        parts = urlsplit(value)
+        whole = parts.scheme in schemes and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        whole = False
+    if not whole:
+        raise ValueError(f"must start with {' or '.join(f'{scheme}://' for scheme in schemes)}, and name a host")
+    return value
 
 
 def _validated(**values: Any) -> Settings:

@@ -166,9 +166,10 @@ def shared(postgres: EmbeddedPostgres, redis_server: EmbeddedRedis) -> Iterator[
         admin.execute(f"CREATE DATABASE {name} TEMPLATE template_npllm")
     yield load_settings(
         running=False, database_url=f"{server}/{name}", redis_url=redis_server.url, public_base_url="http://testserver",
-        twilio_account_sid="AC" + "0" * 32, twilio_auth_token="twilio-token", twilio_whatsapp_from="+551130000000",
-        meta_app_secret="meta-secret", meta_verify_token="meta-verify", meta_access_token="meta-access",
-        meta_phone_number_id="100000000000001", slack_signing_secret="slack-secret", slack_bot_token="xoxb-test",
+        twilio_account_sid="AC" + "0" * 32, twilio_auth_token="twilio-token",
+        twilio_whatsapp_from="whatsapp:+551130000000", meta_app_secret="meta-secret", meta_verify_token="meta-verify",
+        meta_access_token="meta-access", meta_phone_number_id="100000000000001",
+        slack_signing_secret="slack-secret", slack_bot_token="xoxb-test",
     )  # fmt: skip
     with psycopg.connect(f"{server}/postgres", autocommit=True) as admin:
         admin.execute(f"DROP DATABASE {name} WITH (FORCE)")

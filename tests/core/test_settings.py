@@ -40,6 +40,22 @@ from core.settings import EMBEDDED, Settings, default_data_dir, load_settings, r
         ("SLEEP_HOURS", "25:00-06:00"),
         ("SLEEP_MINIMUM_EXAMPLES", "0"),
         ("SLEEP_STRATEGY", "hope"),
+        ("PUBLIC_BASE_URL", "https://"),
+        ("OPENAI_BASE_URL", "api.openai.com/v1"),
+        ("LOCAL_MODEL_URL", "http://127.0.0.1:port/v1"),
+        ("SLACK_API_BASE_URL", "slack.com/api"),
+        ("TWILIO_WHATSAPP_FROM", "+5511999990000"),
+        ("CHAT_ALLOWED_ORIGINS", "www.example.com"),
+        ("CHAT_ALLOWED_ORIGINS", "https://www.example.com/shop"),
+        ("ALERT_WEBHOOK_URL", "example.com/hook"),
+        ("ALERT_WEBHOOK_SECRET", "not base64"),
+        ("SMTP_URL", "mail.example.com:587"),
+        ("CONVERSATION_IDLE_HOURS", "1e20"),  # more than a date can carry
+        ("REVIEW_CLAIM_MINUTES", "1e20"),
+        ("HANDOVER_MINUTES", "1e20"),
+        ("MEDIA_DAYS", "1e20"),
+        ("LEASE_SECONDS", "1e20"),
+        ("SLEEP_IDLE_MINUTES", "1e20"),
         ("REPLAY_SHARE", "1"),
         ("LORA_RANK", "1000"),
         ("EPOCHS", "0"),
@@ -60,6 +76,18 @@ def test_several_errors_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv("LANGUAGE", "fr")
     with pytest.raises(SettingError, match=r"PORT: .*LANGUAGE: "):
         load_settings()
+
+
+def test_a_secret_in_an_address_is_not_quoted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SMTP_URL", "smtp://user:very-secret@host:port")
+    with pytest.raises(SettingError) as error:
+        load_settings()
+    assert "very-secret" not in str(error.value)
+
+
+def test_origins_are_as_browsers_write_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHAT_ALLOWED_ORIGINS", "https://WWW.example.com/, http://localhost:3000")
+    assert load_settings().chat_allowed_origins == ["https://www.example.com", "http://localhost:3000"]
 
 
 def test_no_error_quotes_a_secret(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,12 +141,12 @@ class TestDoors:
     def test_each_secret_is_needed(self, monkeypatch: pytest.MonkeyPatch, channel: str) -> None:
         assert not getattr(load_settings(), f"{channel}_open")
         for name in self.CHANNELS[channel]:
-            monkeypatch.setenv(name, "x")
+            monkeypatch.setenv(name, "whatsapp:+5511999990000")
         assert getattr(load_settings(), f"{channel}_open")
         for name in self.CHANNELS[channel]:
             monkeypatch.setenv(name, "")
             assert not getattr(load_settings(), f"{channel}_open")
-            monkeypatch.setenv(name, "x")
+            monkeypatch.setenv(name, "whatsapp:+5511999990000")
 
 
 class TestSupabasesOldKey:
