@@ -87,6 +87,12 @@ class Server:
             raise ModelUnavailable(
                 f"The model server did not answer for '{model}': {type(error).__name__}.", "Look at `npllm status`."
             ) from error
+        except (ValueError, TypeError, AttributeError, KeyError, IndexError) as error:
+            # A page of a proxy, half a line, an empty body: the clients let their own errors about it through.
+            raise ModelUnavailable(
+                f"What the model server said for '{model}' cannot be read: {type(error).__name__}.",
+                f"Check that {self.url} is an OpenAI-compatible server.",
+            ) from error
         latency = (time.perf_counter() - started) * 1000
         return Reply(
             text="".join(pieces).strip(),

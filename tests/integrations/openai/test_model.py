@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from fastapi import FastAPI, Response
 from servers import ScriptedModel, serving
 
 from core.errors import ModelUnavailable, NotFound
@@ -57,6 +58,18 @@ def test_a_failing_server_is_unavailable_at_once(scripted: tuple[ScriptedModel, 
     with pytest.raises(ModelUnavailable):
         scripted[1].reply(ASK, model="base-model", max_tokens=5, timeout=5)  # type: ignore[arg-type]
     assert len(scripted[0].asked) == 1  # the chain of models is the retry
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"<html>Bad gateway</html>", b'data: {"choices": [\n\n', b"data: []\n\ndata: [DONE]\n\n", b"data: \xff\n\n"],
+    ids=["nothing", "a page", "half a line", "a list", "no utf-8"],
+)
+def test_what_cannot_be_read_is_no_reply(body: bytes) -> None:
+    app = FastAPI()
+    app.post("/v1/chat/completions")(lambda: Response(body, media_type="text/event-stream"))
+    with serving(app) as url, pytest.raises(ModelUnavailable, match="cannot be read"):
+        Server(f"{url}/v1").reply([{"role": "user", "content": "Oi"}], model="m", max_tokens=5, timeout=5)
 
 
 def test_a_slow_server_is_left(scripted: tuple[ScriptedModel, Server]) -> None:
