@@ -31,7 +31,7 @@ class Embeddings:
         """One vector per text.
 
         Raises:
-            ModelUnavailable: the server does not answer.
+            ModelUnavailable: the server does not answer, or nothing that can be read.
         """
         with self._lock:
             missing = [text for text in dict.fromkeys(texts) if text not in self._known]
@@ -39,11 +39,16 @@ class Embeddings:
         if missing:
             try:
                 answer = self.client.embeddings.create(model=self.model, input=missing, encoding_format="float")
+                found = {text: item.embedding for text, item in zip(missing, answer.data, strict=True)}
             except openai.OpenAIError as error:
                 raise ModelUnavailable(
                     f"The embedding server did not answer: {type(error).__name__}.", "Look at `npllm status`."
                 ) from error
-            found = {text: item.embedding for text, item in zip(missing, answer.data, strict=True)}
+            except (ValueError, TypeError, AttributeError) as error:
+                raise ModelUnavailable(
+                    f"What the embedding server answered cannot be read: {type(error).__name__}.",
+                    f"Check that {self.client.base_url} is an OpenAI-compatible server.",
+                ) from error
         with self._lock:
             self._known.update(found)
             vectors = [found.get(text) or self._known[text] for text in texts]

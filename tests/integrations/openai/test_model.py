@@ -111,3 +111,18 @@ class TestEmbeddings:
         client = Embeddings(url="http://127.0.0.1:9/v1", key=None, model="m", name="m")
         with pytest.raises(ModelUnavailable):
             client.embed(["x"])
+
+    @pytest.mark.parametrize(
+        ("body", "kind"),
+        [
+            ("<html>", "text/html"),
+            ("{", "application/json"),
+            ("[]", "application/json"),
+            ('{"data": []}', "application/json"),
+        ],
+    )
+    def test_what_cannot_be_read_is_no_vector(self, body: str, kind: str) -> None:
+        app = FastAPI()
+        app.post("/v1/embeddings")(lambda: Response(body, media_type=kind))
+        with serving(app) as url, pytest.raises(ModelUnavailable):
+            Embeddings(url=f"{url}/v1", key=None, model="m", name="m").embed(["olá"])
