@@ -35,6 +35,7 @@ Form = dict[str, str]
 # What Twilio's Advanced Opt-Out read the message as, in words that the bot knows: the customer may have written any
 # keyword that the account configures. HELP is answered by Twilio itself.
 _OPT_WORDS = {"STOP": "STOP", "START": "START"}
+_INCOMING = ("receiving", "received")  # statuses of messages to us
 
 
 def verify(token: str, url: str, body: bytes, content_type: str, signature: str | None, query: str) -> Form:
@@ -78,7 +79,7 @@ def split(form: Form) -> list[InboundItem]:
     sid = _sid(form)
     if not sid:
         raise BadInput("The request has no MessageSid.", "Point Twilio's incoming-message webhook at this address.")
-    if form.get("MessageStatus"):  # a status callback that was pointed at the wrong door
+    if form.get("MessageStatus") and not _is_incoming(form):  # a status callback that was pointed at the wrong door
         return split_status(form, None)
     kind: ItemKind = "message"
     if not _sender(form) or form.get("OptOutType") == "HELP":
@@ -96,9 +97,9 @@ def split_status(form: Form, our_id: str | None) -> list[InboundItem]:
     Raises:
         BadInput: it is none.
     """
-    if form.get("SmsStatus") == "received" and not form.get("MessageStatus"):
+    if _is_incoming(form):
         return split(form)  # a message that was pointed at the wrong door
-    sid, status = _sid(form), form.get("MessageStatus") or form.get("SmsStatus")
+    sid, status = _sid(form), _status(form)
     if not sid or not status:
         raise BadInput("The status callback has no MessageSid or MessageStatus.", "See Twilio's StatusCallback.")
     payload = {**form, "our_id": our_id}
@@ -116,7 +117,7 @@ def read(kind: str, form: Form) -> Inbound | None:
         return InboundStatus(
             channel="twilio",
             provider_message_id=_sid(form),
-            delivery=form.get("MessageStatus") or form.get("SmsStatus", ""),
+            delivery=_status(form),
             our_id=form.get("our_id"),
             error=(code := form.get("ErrorCode") or None),
             action=action_of(code) if code else None,
@@ -147,6 +148,14 @@ def read(kind: str, form: Form) -> Inbound | None:
 
 def _sid(form: Form) -> str:
     return form.get("MessageSid") or form.get("SmsMessageSid") or form.get("SmsSid") or ""
+
+
+def _status(form: Form) -> str:
+    return form.get("MessageStatus") or form.get("SmsStatus") or ""
+
+
+def _is_incoming(form: Form) -> bool:
+    return _status(form) in _INCOMING
 
 
 def _text(form: Form) -> str:

@@ -217,6 +217,13 @@ def test_a_message_at_the_statuses_door_is_a_message() -> None:
     assert split_status(form, None) == split(form)
 
 
+@pytest.mark.parametrize("split_at", [split, lambda form: split_status(form, None)])
+@pytest.mark.parametrize("status", ["received", "receiving"])
+def test_a_message_that_also_says_its_status_is_a_message(split_at: Any, status: str) -> None:
+    (item,) = split_at({**load("text.json"), "MessageStatus": status})
+    assert (item.kind, item.external_id) == ("message", load("text.json")["MessageSid"])
+
+
 def test_the_same_status_with_another_error_is_another_item() -> None:
     form = load("status__undelivered.json")
     first, second = (split_status({**form, "ErrorCode": code}, None)[0].external_id for code in ("63024", "63032"))
