@@ -27,7 +27,7 @@ from core.messages import (
 )
 from core.reactions import text_rating, word_rating
 from core.text import canonical_phone, is_user_id
-from core.untrusted import read_object
+from core.untrusted import as_text, read_object
 from integrations.twilio.errors import action_of
 
 Form = dict[str, str]
@@ -66,8 +66,12 @@ def verify(token: str, url: str, body: bytes, content_type: str, signature: str 
             "X-Twilio-Signature does not fit this request.",
             "Check TWILIO_AUTH_TOKEN (the primary one), and that PUBLIC_BASE_URL is the address Twilio calls.",
         )
-    fields: dict[str, Any] = read_object(body) if is_json else dict(form)
-    return {name: "" if value is None else str(value) for name, value in fields.items()}
+    return {name: _field(value) for name, value in read_object(body).items()} if is_json else dict(form)
+
+
+def _field(value: Any) -> str:
+    """A JSON value as a form would carry it; what no field of a form can be (an object, a list, a truth) is blank."""
+    return str(value) if isinstance(value, float) else as_text(value)
 
 
 def split(form: Form) -> list[InboundItem]:

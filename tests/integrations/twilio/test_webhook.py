@@ -291,6 +291,17 @@ class TestSignature:
         form = verify("token", f"{self.url}?{query}", body, "application/json; charset=utf-8", signature, query)
         assert form == {"MessageSid": "SM1", "Body": "", "NumMedia": "0"}
 
+    @pytest.mark.parametrize(
+        ("value", "said"),
+        [("oi", "oi"), (5, "5"), (1.5, "1.5"), (None, ""), (True, ""), (False, ""), ({}, ""), ({"a": 1}, ""), ([], "")],
+    )
+    def test_what_json_can_say_and_a_form_cannot_is_blank(self, value: Any, said: str) -> None:
+        body = json.dumps({"MessageSid": "SM1", "Body": value}).encode()
+        query = f"bodySHA256={hashlib.sha256(body).hexdigest()}"
+        signature = self.sign(f"{self.url}?{query}", {})
+        form = verify("token", f"{self.url}?{query}", body, "application/json", signature, query)
+        assert form["Body"] == said
+
     @pytest.mark.parametrize("query", ["", "bodySHA256=", "bodySHA256=" + "0" * 64])
     def test_json_without_its_hash_is_signed_by_nobody(self, query: str) -> None:
         url = f"{self.url}?{query}" if query else self.url
