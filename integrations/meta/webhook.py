@@ -8,11 +8,13 @@ import hmac
 import json
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 from core.errors import BadSignature, NotAllowed, TooLarge
 from core.messages import (
+    MAX_TEXT,
     VERDICTS,
     Identifier,
     Inbound,
@@ -38,7 +40,7 @@ MOVES = frozenset({"user_changed_number", "customer_changed_number", "user_chang
 _MOVE = re.compile(r"changed from (\S+) to (\S+)")
 UNKNOWN = "unknown"
 MEDIA_TYPES = frozenset({"image", "video", "audio", "document", "sticker", "voice"})
-MAX_ITEM = 256 * 1024  # bytes of one message; a batch of 1,000 may have 3 MB
+MAX_ITEM = 256 * 1024  # bytes that are kept of one message; a batch of 1,000 may have 3 MB
 
 
 def handshake(verify_token: str, mode: str | None, token: str | None, challenge: str | None) -> str:
@@ -70,17 +72,36 @@ def split(body: bytes) -> list[InboundItem]:
 
     Raises:
         BadInput: signed, but no JSON object.
-        TooLarge: one message alone is larger than WhatsApp lets anybody write.
+        TooLarge: a message that came alone is larger than WhatsApp lets anybody write.
     """
     data = read_object(body)
     items = [item for change in _changes(data) for item in _items(change)]
     if not items:
         items = [InboundItem(f"body:{digest(data)}", "ignored", "meta:", data)]
-    if len(body) > MAX_ITEM:
-        for item in items:
-            if len(json.dumps(item.payload)) > MAX_ITEM:
-                raise TooLarge(f"{item.external_id} has more than {MAX_ITEM} bytes.", "WhatsApp sends no such message.")
-    return items
+    if len(body) <= MAX_ITEM:
+        return items
+    if len(items) == 1 and items[0].kind == "message":
+        raise TooLarge(f"{items[0].external_id} has more than {MAX_ITEM} bytes.", "WhatsApp sends no such message.")
+    return [_bounded(item) for item in items]
+
+
+def _bounded(item: InboundItem) -> InboundItem:
+    """The item as it may be kept. One that is larger than WhatsApp lets anybody write loses what nobody reads of its
+    texts, and else itself: it must not take the rest of its batch with it, which Meta would send again for days."""
+    if len(json.dumps(item.payload)) <= MAX_ITEM:
+        return item
+    payload = _shortened(item.payload)
+    if (size := len(json.dumps(payload))) <= MAX_ITEM:
+        return replace(item, payload=payload)
+    return replace(item, kind="ignored", payload={"bytes": size})
+
+
+def _shortened(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _shortened(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_shortened(inner) for inner in value]
+    return value[:MAX_TEXT] if isinstance(value, str) else value
 
 
 def _items(change: dict[str, Any]) -> list[InboundItem]:

@@ -479,7 +479,28 @@ class TestUnreadable:
         "meta, nested without end": (meta(b'{"entry":' * 500 + b"1" + b"}" * 500), 400),
         "meta, a number of 5,000 digits": (meta(b'{"entry": ' + b"9" * 5000 + b"}"), 400),
         "meta, a message of 1 MB": (
-            meta({"entry": [{"changes": [{"value": {"messages": [{"id": "w", "text": {"body": "a" * 1_000_000}}]}}]}]}),
+            meta(
+                {
+                    "entry": [
+                        {
+                            "changes": [
+                                {
+                                    "value": {
+                                        "messages": [
+                                            {
+                                                "id": "w",
+                                                "from": "5511999990000",
+                                                "type": "text",
+                                                "text": {"body": "a" * 1_000_000},
+                                            },
+                                        ]
+                                    }
+                                }
+                            ]
+                        }
+                    ]
+                }
+            ),
             413,
         ),
         "meta, 5 MB": (meta(b" " * 5_000_000), 413),

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from core.errors import BadInput, BadSignature, NotAllowed, TooLarge
 from core.messages import (
+    MAX_TEXT,
     Identifier,
     Inbound,
     InboundEdit,
@@ -319,11 +320,27 @@ def test_a_batch_of_a_thousand_is_a_thousand_items() -> None:
     assert len({item.external_id for item in items}) == 1000
 
 
-def test_a_message_larger_than_whatsapp_allows_is_refused() -> None:
+def test_a_message_larger_than_whatsapp_allows_is_refused_where_it_came_alone() -> None:
     data = json.loads(body("text"))
-    data["entry"][0]["changes"][0]["value"]["messages"][0]["text"]["body"] = "a" * MAX_ITEM
+    messages = data["entry"][0]["changes"][0]["value"]["messages"]
+    messages[0]["text"]["body"] = "a" * MAX_ITEM
     with pytest.raises(TooLarge, match=r"wamid\.text"):
         split(json.dumps(data).encode())
+    messages.append(dict(messages[0], id="wamid.second", text={"body": "Oi"}))
+    first, second = split(json.dumps(data).encode())
+    said = read(first.kind, first.payload)
+    assert isinstance(said, InboundMessage)
+    assert said.text == "a" * MAX_TEXT  # the beginning of what is too long, rather than nothing
+    assert second.external_id == "wamid.second"
+
+
+def test_what_is_too_large_does_not_take_its_batch_with_it() -> None:
+    data = json.loads(body("text"))
+    history = {"field": "history", "value": {"history": [{"messages": [{"text": "a" * 3000}] * 100}]}}
+    data["entry"].insert(0, {"id": "1", "changes": [history]})
+    first, second = split(json.dumps(data).encode())
+    assert (first.kind, set(first.payload)) == ("ignored", {"bytes"})
+    assert (second.kind, second.external_id) == ("message", "wamid.text")
 
 
 @pytest.mark.parametrize("raw", [b"", b"[]", b"null", b"1", b"{", b'{"entry":', b"\xff\xfe", b'{"a":' * 9000])
