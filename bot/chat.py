@@ -163,7 +163,7 @@ def receive(awake: Awake, event_id: int, message: InboundMessage, lane: Lease) -
             outbox.withdraw(session, customer.id)
             handled(event, "opted out")
             return None
-        if word == "in" and customer.opted_out_at is not None:
+        if word == "in" and (customer.opted_out_at is not None or message.kind == "opt_in"):
             customer.opted_out_at = None
             handled(event, "opted in")
             return None

@@ -67,7 +67,8 @@ class InboundMessage:
     """A message to the bot.
 
     Attributes:
-        kind: text, or what else arrived (image, audio, location, contacts, unknown, blank).
+        kind: text, or what else arrived (image, audio, location, contacts, unknown, blank); opt_in: the vendor has
+            welcomed the person back, whatever we knew.
         text: what the person wrote or tapped; empty for media without a caption.
         quoted: provider id of the message it replies to.
         address: what the channel's client needs to answer.

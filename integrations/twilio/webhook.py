@@ -33,7 +33,7 @@ from integrations.twilio.errors import action_of
 Form = dict[str, str]
 
 # What Twilio's Advanced Opt-Out read the message as, in words that the bot knows: the customer may have written any
-# keyword that the account configures. HELP is answered by Twilio itself.
+# keyword that the account configures. All are answered by Twilio itself.
 _OPT_WORDS = {"STOP": "STOP", "START": "START"}
 _INCOMING = ("receiving", "received")  # statuses of messages to us
 
@@ -174,6 +174,8 @@ def _media_count(form: Form) -> int:
 
 
 def _kind(form: Form, media: list[dict[str, str]]) -> str:
+    if form.get("OptOutType") == "START":
+        return "opt_in"
     if media:
         main = media[0]["type"].split("/")[0]
         return {"image": "image", "audio": "audio", "video": "video", "text": "contacts"}.get(main, "document")

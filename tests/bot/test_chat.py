@@ -533,6 +533,12 @@ class TestOptOut:
         assert len(model.asked) == 2
         assert len(vendors.sent) == so_far + 1
 
+    @pytest.mark.parametrize("word", ["STOP", "START", "HELP"])
+    def test_what_twilio_answered_is_not_answered_again(self, street: Street, vendors: Any, word: str) -> None:
+        """Also where we did not know that the person had opted out."""
+        street.answer(street.twilio("Começar", OptOutType=word))
+        assert vendors.sent == []
+
     def test_what_was_waiting_for_them_is_not_sent_either(self, awake: Awake, street: Street) -> None:
         """The vendor had asked us to wait, and meanwhile the person opted out."""
         awake.channels["meta"] = channel = ScriptedChannel()

@@ -170,7 +170,7 @@ CASES: dict[str, tuple[str, ItemKind, str, Inbound | None]] = {
     ),
     "word__alone_is_a_message.json": ("'Wrong' about what? Asked, not counted.", "message", LANE, says("errado")),
     "opt_out__custom_keyword.json": ("Whatever the keyword, she wants no more.", "message", LANE, says("STOP")),
-    "opt_in.json": ("She is back.", "message", LANE, says("START")),
+    "opt_in.json": ("She is back.", "message", LANE, says("START", kind="opt_in")),
     "opt_help_answered_by_twilio.json": ("Twilio answered it.", "ignored", LANE, None),
     "status__delivered.json": (
         "It reached her phone.", "status", f"twilio:{OURS}", InboundStatus("twilio", OURS, "delivered", "row-1"),
