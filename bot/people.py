@@ -26,7 +26,7 @@ from core.tables import (
 from core.text import words
 
 # Words that are the whole message, folded ("don't" is "don t"). Any other sentence with them is a question for the bot.
-OPT_OUT = frozenset({"parar", "sair", "stop", "cancelar inscricao", "descadastrar", "unsubscribe"})
+OPT_OUT = frozenset({"parar", "sair", "cancelar", "stop", "cancelar inscricao", "descadastrar", "unsubscribe"})
 OPT_IN = frozenset({"voltar", "start", "iniciar"})
 NO_TRAINING = frozenset({"nao treinar", "nao aprender", "do not train", "don t train", "dont train", "no training"})
 YES = frozenset({"sim", "aceito", "concordo", "pode", "pode sim", "sim pode", "claro", "yes", "i agree", "agree", "ok"})

@@ -100,7 +100,8 @@ class TestConversations:
 @pytest.mark.parametrize(
     ("text", "word"),
     [
-        ("PARAR", "out"), (" Stop. ", "out"), ("cancelar inscrição", "out"), ("voltar!", "in"), ("START", "in"),
+        ("PARAR", "out"), (" Stop. ", "out"), ("CANCELAR", "out"), ("cancelar inscrição", "out"), ("voltar!", "in"),
+        ("START", "in"), ("quero cancelar o pedido", None),
         ("NÃO TREINAR", "no_training"), ("não aprender", "no_training"), ("Don't train", "no_training"),
         ("quero parar de receber o boleto por e-mail", None), ("como faço para sair do plano?", None), ("", None),
     ],
