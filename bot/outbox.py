@@ -48,6 +48,7 @@ UNKNOWN_WAIT = 5.0  # before a look-up: the vendor may still be writing it
 CLOSED_WAIT = 60.0  # while a channel's secrets are not set
 GIVE_UP_UNKNOWN = timedelta(minutes=15)  # how long a status webhook, or a look-up that works, is waited for
 NOBODY_KNOWS = "unknown"  # as `delivery`: given up, and alerted
+OPTED_OUT = "The person opted out."
 RETRY_WAIT = 60.0  # seconds before what the vendor took and could not deliver is tried once more
 AGAIN = ":again"  # the kind of such a second try
 WAITING = ("pending", "sending", "unknown")
@@ -176,7 +177,7 @@ def _act(awake: Awake, due: Due, lease: Lease) -> None:
         elif due.attempts >= MAX_ATTEMPTS:
             _failed(awake, due, lease, f"The vendor does not have it after {due.attempts} tries.")
         else:
-            _set(awake, due, lease, state="pending", wait=0.0)
+            _send_after_all(awake, due, lease)
 
 
 def _sent(awake: Awake, due: Due, lease: Lease, provider_id: str) -> None:
@@ -319,6 +320,16 @@ def _nobody_knows(awake: Awake, due: Due, lease: Lease, why: str) -> None:
         )  # fmt: skip
 
 
+def _send_after_all(awake: Awake, due: Due, lease: Lease) -> None:
+    """Looked up, and the vendor does not have it."""
+    with transaction(awake.engine) as session:
+        wants_nothing = _wants_nothing(session, session.get_one(OutboxItem, due.id))
+    if wants_nothing:
+        _failed(awake, due, lease, OPTED_OUT)
+    else:
+        _set(awake, due, lease, state="pending", wait=0.0)
+
+
 def _set(awake: Awake, due: Due, lease: Lease, *, state: str, wait: float, error: str | None = None) -> None:
     with transaction(awake.engine) as session:
         lease.fence(session)
@@ -352,8 +363,14 @@ def withdraw(session: Session, customer_id: uuid.UUID) -> None:
     session.execute(
         update(OutboxItem)
         .where(OutboxItem.state == "pending", OutboxItem.conversation_id.in_(theirs))
-        .values(state="failed", error="The person opted out.")
+        .values(state="failed", error=OPTED_OUT)
     )
+
+
+def _wants_nothing(session: Session, row: OutboxItem) -> bool:
+    """Whether the person opted out after this was sent for the first time: `withdraw` saw nothing waiting."""
+    customer = session.get_one(Conversation, row.conversation_id).customer_id
+    return session.get_one(Customer, customer).opted_out_at is not None
 
 
 def record_status(awake: Awake, session: Session, status: InboundStatus) -> None:
@@ -403,7 +420,7 @@ def _undelivered(awake: Awake, session: Session, row: OutboxItem, action: Action
         _opt_out(session, row)
     elif action == "alert":
         _alert(session, row, str(row.error))
-    if again is None or row.kind.endswith(AGAIN):
+    if again is None or row.kind.endswith(AGAIN) or _wants_nothing(session, row):
         log.error("A message did not arrive: %s", row.error)
         events.record(
             session, "reply.failed", channel=row.channel, conversation=row.conversation_id, part=row.part,

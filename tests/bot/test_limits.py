@@ -268,6 +268,18 @@ class TestUndelivered:
             assert session.scalars(select(Customer.opted_out_at)).one() is not None
         assert deliver(awake) is None
 
+    def test_is_not_tried_again_for_whom_opted_out_meanwhile(
+        self, awake: Awake, channel: ScriptedChannel, engine: Engine
+    ) -> None:
+        our_id = self.sent(engine)
+        with transaction(engine) as session:
+            session.execute(update(Customer).values(opted_out_at=now()))
+        self.report(awake, our_id, "131000", "retry")
+        assert deliver(awake) is None
+        due(engine)
+        assert deliver(awake) is None
+        assert channel.sends == []
+
     def test_wrong_credentials_pause_the_channel(self, awake: Awake, channel: ScriptedChannel, engine: Engine) -> None:
         self.report(awake, self.sent(engine), "63001", "stop")
         assert deliver(awake) is not None

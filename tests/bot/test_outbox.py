@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from channels import ScriptedChannel
 from factories import make_answer, make_conversation, make_part
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine, select, update
 from together import eventually, in_threads
 
 from bot import outbox
@@ -17,7 +17,7 @@ from bot.wiring import Awake
 from core.db import transaction
 from core.errors import Unavailable, VendorUnavailable
 from core.messages import InboundStatus
-from core.tables import Event, Lane, Message, OutboxItem, now
+from core.tables import Customer, Event, Lane, Message, OutboxItem, now
 from integrations.meta.client import MetaClient
 from integrations.twilio.client import TwilioClient
 
@@ -233,6 +233,15 @@ class TestUnknownOutcome:
         deliver(awake)
         assert (row(engine).state, row(engine).attempts, len(channel.lookups)) == ("sent", 2, 1)
         assert channel.texts() == ["um"]
+
+    def test_not_sent_after_all_to_whom_opted_out_meanwhile(
+        self, awake: Awake, channel: ScriptedChannel, engine: Engine
+    ) -> None:
+        put(engine, "um", state="unknown", attempts=1)
+        with transaction(engine) as session:
+            session.execute(update(Customer).values(opted_out_at=now()))
+        deliver(awake)
+        assert (row(engine).state, len(channel.lookups), channel.sends) == ("failed", 1, [])
 
     def test_always_looked_up_before_the_next_try(self, awake: Awake, channel: ScriptedChannel, engine: Engine) -> None:
         put(engine, "um")
