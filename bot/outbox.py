@@ -236,7 +236,7 @@ def _refused(awake: Awake, due: Due, lease: Lease, error: Unavailable) -> None:
             if error.action == "opt_out":
                 _opt_out(session, row)
             _fail(session, row, str(error))
-            if error.action == "alert":
+            if error.action in ("alert", "text_only"):  # without buttons to leave out it is the template that is broken
                 _alert(session, row, str(error))
 
 
@@ -418,7 +418,7 @@ def _undelivered(awake: Awake, session: Session, row: OutboxItem, action: Action
         again = {**row.payload, "buttons": []}
     elif action == "opt_out":
         _opt_out(session, row)
-    elif action == "alert":
+    elif action in ("alert", "text_only"):
         _alert(session, row, str(row.error))
     if again is None or row.kind.endswith(AGAIN) or _wants_nothing(session, row):
         log.error("A message did not arrive: %s", row.error)

@@ -211,7 +211,7 @@ class TestRefusals:
         assert [(row.part, row.parts) for row in rows(engine)] == [(1, 3), (2, 3), (3, 3)]
         assert len({row.message_id for row in rows(engine)}) == 1, "a rating of any part is one of the answer"
 
-    @pytest.mark.parametrize(("action", "told"), [("permanent", 0), ("alert", 1), ("template", 0)])
+    @pytest.mark.parametrize(("action", "told"), [("permanent", 0), ("alert", 1), ("template", 0), ("text_only", 1)])
     def test_the_rest_fails_and_some_of_it_is_somebodys_to_look_at(
         self, awake: Awake, channel: ScriptedChannel, engine: Engine, action: Action, told: int
     ) -> None:
@@ -261,6 +261,13 @@ class TestUndelivered:
         self.report(awake, self.sent(engine, payload={"buttons": BUTTONS}), "63019", "text_only", "undelivered")
         deliver(awake)
         assert [len(sent.buttons) for sent in channel.sends] == [0]
+
+    def test_a_broken_template_is_somebodys_to_look_at(
+        self, awake: Awake, channel: ScriptedChannel, engine: Engine
+    ) -> None:
+        self.report(awake, self.sent(engine, payload={"template": True}), "21656", "text_only")
+        assert deliver(awake) is None
+        assert len(alerts(engine)) == 1
 
     def test_an_opt_out(self, awake: Awake, channel: ScriptedChannel, engine: Engine) -> None:
         self.report(awake, self.sent(engine), "21610", "opt_out")
