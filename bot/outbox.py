@@ -56,6 +56,7 @@ DELIVERY_RANK = {
     "accepted": 0, "scheduled": 0, "queued": 0, "sending": 1, "warning": 1, "sent": 2, "delivered": 3,
     "partially_delivered": 3, "read": 4, "played": 5, "failed": 9, "undelivered": 9, "canceled": 9, "deleted": 9,
 }  # fmt: skip
+UNDELIVERED = ("failed", "undelivered")
 
 
 @dataclass(frozen=True)
@@ -392,18 +393,21 @@ def record_status(awake: Awake, session: Session, status: InboundStatus) -> None
         return
     if row.state != "sent" and DELIVERY_RANK.get(status.delivery, 0) < 9:
         mark_sent(session, row, status.provider_message_id)
-    if DELIVERY_RANK.get(status.delivery, -1) > DELIVERY_RANK.get(row.delivery or "", -1):
+    before = DELIVERY_RANK.get(row.delivery or "", -1)
+    if DELIVERY_RANK.get(status.delivery, -1) > before:
         row.delivery = status.delivery
         if status.error:
             row.error = f"vendor error {status.error}"
         if DELIVERY_RANK[status.delivery] == 9 and row.state == "unknown":
             row.state = "failed"
-        if status.action and DELIVERY_RANK[status.delivery] == 9:
-            _undelivered(awake, session, row, status.action)
+        if status.delivery in UNDELIVERED or (status.action and DELIVERY_RANK[status.delivery] == 9):
+            row.error = row.error or "vendor error without a code"
+            _undelivered(awake, session, row, status.action, has_it=before >= DELIVERY_RANK["delivered"])
 
 
-def _undelivered(awake: Awake, session: Session, row: OutboxItem, action: Action) -> None:
-    """The vendor took it and could not deliver it. What may help is tried once, as a message of its own."""
+def _undelivered(awake: Awake, session: Session, row: OutboxItem, action: Action | None, *, has_it: bool) -> None:
+    """The vendor took it and could not deliver it. What may help is tried once, as a message of its own; never where
+    the vendor had told before that the person has it."""
     client = awake.channels.get(row.channel)
     again: dict[str, Any] | None = None
     later = now()
@@ -420,7 +424,7 @@ def _undelivered(awake: Awake, session: Session, row: OutboxItem, action: Action
         _opt_out(session, row)
     elif action in ("alert", "text_only"):
         _alert(session, row, str(row.error))
-    if again is None or row.kind.endswith(AGAIN) or _wants_nothing(session, row):
+    if again is None or has_it or row.kind.endswith(AGAIN) or _wants_nothing(session, row):
         log.error("A message did not arrive: %s", row.error)
         events.record(
             session, "reply.failed", channel=row.channel, conversation=row.conversation_id, part=row.part,

@@ -300,6 +300,28 @@ class TestUndelivered:
             reasons = session.scalars(select(Event.data).where(Event.type == "reply.failed")).all()
         assert [reason["reason"] for reason in reasons] == ["vendor error 131026"]
 
+    @pytest.mark.parametrize("delivery", ["delivered", "read"])
+    def test_what_the_person_has_is_not_sent_twice(
+        self, awake: Awake, channel: ScriptedChannel, engine: Engine, delivery: str
+    ) -> None:
+        our_id = self.sent(engine)
+        with transaction(engine) as session:
+            outbox.record_status(awake, session, InboundStatus("meta", "wamid.1", delivery, our_id))
+        self.report(awake, our_id, "131000", "retry")
+        due(engine)
+        assert deliver(awake) is None
+        assert channel.sends == []
+
+    @pytest.mark.parametrize("delivery", ["failed", "undelivered"])
+    def test_also_without_a_code_it_is_told(
+        self, awake: Awake, channel: ScriptedChannel, engine: Engine, delivery: str
+    ) -> None:
+        our_id = self.sent(engine)
+        with transaction(engine) as session:
+            outbox.record_status(awake, session, InboundStatus("meta", "wamid.1", delivery, our_id))
+            reasons = session.scalars(select(Event.data).where(Event.type == "reply.failed")).all()
+        assert [reason["reason"] for reason in reasons] == ["vendor error without a code"]
+
     def test_a_failure_ends_an_unknown_outcome(self, awake: Awake, channel: ScriptedChannel, engine: Engine) -> None:
         (our_id,) = put(engine, "um", state="unknown", attempts=1)
         self.report(awake, our_id, "131026", "permanent")
