@@ -210,10 +210,11 @@ def _make_current(session: Session, feedback: Feedback) -> None:
         session.flush()
         return
     stale = feedback.given_at < current.given_at or _is_a_guess_beside(feedback, current)
-    other_reaction = (
-        feedback.op == "remove" and current.signal == "reaction" and current.raw != feedback.raw and feedback.raw
+    # Taking a reaction back leaves stars, a button's verdict and another reaction (Slack allows several) standing.
+    not_this_one = feedback.op == "remove" and (
+        current.signal != feedback.signal or (bool(feedback.raw) and current.raw != feedback.raw)
     )
-    if stale or other_reaction:
+    if stale or not_this_one:
         feedback.superseded_at = now()
         session.add(feedback)
         session.flush()

@@ -97,6 +97,21 @@ class TestOneCurrentVote:
         assert current is not None
         assert current.raw == "👎"
 
+    @pytest.mark.parametrize(
+        ("signal", "raw", "polarity"),
+        [("button", "👎", "negative"), ("flag", "⚠️", "negative"), ("stars", "4/5", "positive")],
+    )
+    def test_taking_a_reaction_back_leaves_a_verdict_of_another_kind_standing(
+        self, session: Session, signal: str, raw: str, polarity: str
+    ) -> None:
+        talk = Talk(session)
+        talk.signal("👍")
+        talk.signal(raw, signal=signal, op="replace")
+        talk.signal("")
+        current = talk.current()
+        assert current is not None
+        assert (current.signal, current.polarity) == (signal, polarity)
+
     def test_any_part_of_a_long_answer(self, session: Session) -> None:
         talk = Talk(session, parts=3)
         talk.signal("👎", target="wamid.2")
