@@ -38,8 +38,10 @@ _SLACK_NAMES = {
 _POSITIVE_WORDS = frozenset("otimo excelente perfeito maravilha adorei gostei ajudou great perfect helpful".split())
 _NEGATIVE_WORDS = frozenset("ruim pessimo horrivel errado errada incorreto wrong bad useless".split())
 _FLAG_WORDS = frozenset("problema denunciar problem".split())
-_STARS = re.compile(r"^\s*([1-5])\s*(?:/\s*5|estrelas?|stars?)\s*$", re.I)
-_MODIFIERS = re.compile("[\U0001f3fb-\U0001f3ff\ufe0f\ufe0e\u200d\u2640\u2642]")
+_STARS = re.compile(r"^\s*([1-5])\s*(?:/\s*5|estrelas?|stars?|⭐)\s*$", re.I)
+# Skin tones, variation selectors, joiners, genders, and the letters inside the flags of England, Scotland and Wales.
+_MODIFIERS = re.compile("[\U0001f3fb-\U0001f3ff\ufe0f\ufe0e\u200d\u2640\u2642\U000e0020-\U000e007f]")
+_LONGEST = 200  # characters of a message that is nothing but a rating; as many are kept of it
 
 
 def emoji_rating(raw: str) -> Rating:
@@ -65,7 +67,7 @@ def stars_rating(stars: int) -> Rating:
 def text_rating(text: str) -> Rating | None:
     """A message that is nothing but a rating: emoji alone, stars, or (in a quoted reply) a word; else None."""
     stripped = _MODIFIERS.sub("", text.strip())
-    if not stripped or len(stripped) > 24:
+    if not stripped or len(stripped) > _LONGEST:
         return None
     if set(stripped.replace(" ", "")) == {"⭐"}:
         return stars_rating(stripped.count("⭐")) if stripped.count("⭐") > 1 else Rating("positive", 1.0, "reaction")

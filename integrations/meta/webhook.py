@@ -247,10 +247,11 @@ def _signal(payload: dict[str, Any]) -> InboundSignal | None:
         answer_id, verdict = button
         signal, raw = VERDICTS[verdict]
         return InboundSignal("meta", person, signal, "replace", raw, answer_id=answer_id, target=quoted, given_at=at)
-    if message.get("type") != "text":
+    if _kind(message) != "text":
         return None
     text = clean(_text(message))
-    rating = text_rating(text) or (word_rating(text) if quoted else None)
+    is_typed = message.get("type") == "text"
+    rating = text_rating(text) or (word_rating(text) if quoted and is_typed else None)
     if rating is None:
         return None
     return InboundSignal("meta", person, rating.signal, "replace", text, target=quoted, given_at=at)

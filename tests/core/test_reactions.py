@@ -43,9 +43,13 @@ def test_stars_lie_between() -> None:
         ("4 estrelas", 0.75),
         ("2/5", 0.25),
         ("1 star", 0.0),
+        ("5 ⭐", 1.0),
+        ("2⭐️", 0.25),
+        ("👍" * 100, 1.0),
+        ("🏴\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f", None),
     ],
 )
-def test_messages_that_are_nothing_but_a_rating(text: str, value: float) -> None:
+def test_messages_that_are_nothing_but_a_rating(text: str, value: float | None) -> None:
     rating = text_rating(text)
     assert rating is not None
     assert rating.value == value

@@ -167,6 +167,9 @@ CASES: dict[str, tuple[str, list[Item]]] = {
     "order": ("A cart with words.", [message("order", "Quero estes dois", kind="order")]),
     "button__template": ("A button is what it says.", [message("button__template", "Ver prazos", quoted=OURS)]),
     "button__without_context": ("Also without context.", [message("button__without_context", "Ver prazos")]),
+    "button__template_with_a_thumb": (
+        "A template's own 👍 rates what it stands under.", [rating("button__template_with_a_thumb", "reaction", "👍")],
+    ),
     "button__ours_in_a_template": (
         "👎 to exactly that answer.", [rating("button__ours_in_a_template", "button", "👎", answer=ANSWER)],
     ),
