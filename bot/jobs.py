@@ -7,6 +7,7 @@ from typing import Any
 
 import redis
 from sqlalchemy import update
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from bot import outbox, people, signals, web_channel
@@ -207,10 +208,24 @@ def _note(awake: Awake, session: Session, event: InboundEvent, inbound: Inbound 
     elif isinstance(inbound, InboundEdit):
         signals.record_edit(session, inbound)
         outcome = "deleted" if inbound.text is None else "edited"
+        if inbound.text is None and inbound.key:
+            _never_answer(session, event, inbound.key)
     elif isinstance(inbound, InboundPerson):
         outcome = "person" if people.learn(session, inbound) else "nobody we know"
     session.execute(
         update(InboundEvent).where(InboundEvent.id == event.id).values(handled_at=now(), outcome=outcome, error=None)
+    )
+
+
+def _never_answer(session: Session, event: InboundEvent, key: str) -> None:
+    """What was taken back is not answered, be it that it waits or that it comes later than the news."""
+    taken_back = {"handled_at": now(), "outcome": "deleted"}
+    session.execute(
+        insert(InboundEvent)
+        .values(source=event.source, external_id=key, kind="message", lane=event.lane, payload={}, **taken_back)
+        .on_conflict_do_update(
+            index_elements=["source", "external_id"], set_=taken_back, where=InboundEvent.handled_at.is_(None)
+        )
     )
 
 

@@ -121,11 +121,16 @@ class InboundStatus:
 
 @dataclass(frozen=True)
 class InboundEdit:
-    """The person changed (`text`) or took back (`text` is None) a message."""
+    """The person changed (`text`) or took back (`text` is None) a message.
+
+    Attributes:
+        key: the message's key on the ledger: it may still wait there, or come later than this.
+    """
 
     channel: Channel
     provider_message_id: str
     text: str | None
+    key: str = ""
 
 
 @dataclass(frozen=True)

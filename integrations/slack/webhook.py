@@ -68,7 +68,8 @@ def read(kind: str, body: dict[str, Any]) -> Inbound | None:
     if kind in ("edit", "delete"):
         message = as_dict(event.get("message"))
         changed = as_text(event.get("deleted_ts")) or as_text(message.get("ts"))
-        return InboundEdit("slack", f"{channel}:{changed}", _text(message) if kind == "edit" else None)
+        text = _text(message) if kind == "edit" else None
+        return InboundEdit("slack", f"{channel}:{changed}", text, f"msg:{team}:{channel}:{changed}")
     if kind != "message":
         return None
     thread = as_text(event.get("thread_ts")) or (None if _is_direct(event) else ts)

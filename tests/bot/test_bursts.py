@@ -167,6 +167,31 @@ def test_what_is_taken_back_is_taken_out_of_the_whole(awake: Awake, street: Stre
     assert [message.text for message in street.messages("in")] == ["", "Vocês entregam?"]
 
 
+def test_what_is_taken_back_before_it_was_answered_is_not(
+    awake: Awake, street: Street, vendors: Any, model: ScriptedModel
+) -> None:
+    street.meta({"id": "wamid.1", "type": "text", "text": {"body": "Meu CPF é este"}})
+    street.meta("Vocês entregam?")
+    lane = street.meta({"type": "revoke", "revoke": {"original_message_id": "wamid.1"}})
+    later(awake, 21)
+    street.answer(lane)
+    assert "Meu CPF" not in question(model)
+    assert [message.text for message in street.messages("in")] == ["Vocês entregam?"]
+    assert street.events()[0].outcome == "deleted"
+    with transaction(awake.engine) as session:
+        assert check(session, settled=True, vendor_log=vendors.sent).violations == []
+
+
+def test_what_is_taken_back_before_it_came_is_not_answered_either(
+    awake: Awake, street: Street, vendors: Any, model: ScriptedModel
+) -> None:
+    street.answer(street.meta({"type": "revoke", "revoke": {"original_message_id": "wamid.1"}}))
+    street.answer(street.meta({"id": "wamid.1", "type": "text", "text": {"body": "Meu CPF é este"}}))
+    assert (model.asked, vendors.sent, street.messages()) == ([], [], [])
+    with transaction(awake.engine) as session:
+        assert check(session, settled=True).violations == []
+
+
 def test_other_people_are_other_lanes(awake: Awake, street: Street, model: ScriptedModel) -> None:
     lanes = [street.meta("Oi"), street.meta("Oi", sender=RUI)]
     later(awake, 21)

@@ -83,6 +83,10 @@ def public(
     return "message", f"slack:T0SHOP:{channel}:{thread or TS}", key, message
 
 
+def edited(text: str | None) -> InboundEdit:
+    return InboundEdit("slack", f"D0RITA:{TS}", text, f"msg:T0SHOP:D0RITA:{TS}")
+
+
 def rating(signal: Any, raw: str, *, lane: str = DM) -> Item:
     """A message that is nothing but a rating: it is about the last answer, and not answered."""
     channel = "D0RITA" if lane == DM else "C0GERAL"
@@ -199,15 +203,15 @@ CASES: dict[str, tuple[str, list[Item]]] = {
     "file__without_text": ("She is asked to write.", [direct("", kind="document", attachments=FILE)]),
     "edit": (
         "She changed her question; it is not answered twice.",
-        [("edit", DM, "EVENT", InboundEdit("slack", f"D0RITA:{TS}", "Quantos dias de férias a Ana tem?"))],
+        [("edit", DM, "EVENT", edited("Quantos dias de férias a Ana tem?"))],
     ),
     "edit__link_unfurled": ("Slack showed a link's preview.", [ignored()]),
     "edit__our_own_stream": ("Our own answer grew.", [ignored()]),
     "delete__with_a_thread_below": (
         "She deleted it, and Slack left a tombstone.",
-        [("delete", DM, "EVENT", InboundEdit("slack", f"D0RITA:{TS}", None))],
+        [("delete", DM, "EVENT", edited(None))],
     ),
-    "delete": ("She deleted it.", [("delete", DM, "EVENT", InboundEdit("slack", f"D0RITA:{TS}", None))]),
+    "delete": ("She deleted it.", [("delete", DM, "EVENT", edited(None))]),
     "bot__another_one": ("Two bots do not talk to one another.", [ignored(CHANNEL)]),
     "bot__classic": ("Nor with an old one, which has no user.", [ignored(CHANNEL)]),
     "bot__ourselves": ("Nor with ourselves.", [ignored()]),
