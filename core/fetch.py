@@ -70,9 +70,10 @@ def _one(
     """The file, or where it is said to be."""
     try:
         parsed = httpx.URL(url)
-    except httpx.InvalidURL:
+        host = parsed.host
+    except (httpx.InvalidURL, UnicodeError):
         raise NotAllowed("The file's address is none.") from None
-    host, port = parsed.host, parsed.port or (443 if parsed.scheme == "https" else 80)
+    port = parsed.port or (443 if parsed.scheme == "https" else 80)
     ours = f"{host}:{port}" in trusted
     if not host or parsed.userinfo or (parsed.scheme != "https" and not (ours and parsed.scheme == "http")):
         raise NotAllowed("Files are fetched over https only, from addresses without a user in them.")
@@ -93,7 +94,7 @@ def _one(
             if not response.is_success:
                 raise Unavailable(f"The file's server answered {response.status_code}.")
             return _read(response, types, max_bytes, end)
-    except httpx.HTTPError as error:
+    except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:  # the last two: of a redirect's address
         raise Unavailable(f"The file did not come: {type(error).__name__}.") from error
 
 

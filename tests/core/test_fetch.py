@@ -71,7 +71,8 @@ def test_a_file_of_our_own_vendor_server(server: tuple[str, list[dict[str, str]]
      "https://169.254.169.254/latest/meta-data", "https://192.168.0.1/", "https://172.16.0.1/", "https://0.0.0.0/",
      "https://2130706433/", "https://0x7f.1/", "https://[::ffff:127.0.0.1]/", "https://[64:ff9b::7f00:1]/",
      "https://[fe80::1]/", "https://[fd00::1]/", "http://example.com/x", "ftp://example.com/x", "file:///etc/passwd",
-     "https://user:pass@example.com/", "https:///x", "nothing", "", "https://exa mple/"],
+     "https://user:pass@example.com/", "https:///x", "nothing", "", "https://exa mple/",
+     "https://xn--a/", "https://example.com/\ud83d"],
 )  # fmt: skip
 def test_nowhere_else(url: str) -> None:
     with pytest.raises((NotAllowed, Unavailable)):
@@ -84,6 +85,8 @@ def test_also_not_by_a_redirect(server: tuple[str, list[dict[str, str]]]) -> Non
         with pytest.raises(NotAllowed):
             get(f"{url}/to?url={target}", trust=url)
     assert get(f"{url}/to?url=/photo", trust=url).type == "image/jpeg"
+    with pytest.raises(Unavailable):
+        get(f"{url}/to?url=https://xn--a/", trust=url)
     with pytest.raises(NotAllowed, match="too often"):
         get(_circle(url), trust=url)
 
