@@ -25,13 +25,17 @@ MAX_COMMENT = 2000
 def record_signal(session: Session, signal: InboundSignal, lane: str) -> Feedback | None:
     """Store one signal, make it the current vote, and let it vote in a running rollout.
 
-    Returns the row; None where there is nothing it can be about.
+    Returns the row; None where there is nothing it can be about, or where it is meant for a person of the team.
     """
     context = "employees" if signal.channel == "slack" else "customers"
     customer = people.identify(session, signal.person, context)
     if signal.target:
         lock_target(session, signal.channel, signal.target)
     answer = _answer_of(session, signal, customer, lane)
+    talk = _talk_with_the_team(session, signal, answer, lane)
+    if talk is not None:
+        _tell_the_team(session, signal, talk)
+        return None
     rating = _rating(signal)
     feedback = Feedback(
         message_id=answer.id if answer else None,
@@ -56,6 +60,29 @@ def record_signal(session: Session, signal: InboundSignal, lane: str) -> Feedbac
     _make_current(session, feedback)
     _announce(session, feedback, answer)
     return feedback
+
+
+def _talk_with_the_team(
+    session: Session, signal: InboundSignal, answer: Message | None, lane: str
+) -> Conversation | None:
+    """The conversation, where a thumb or stars go to a person of the team: they say nothing about the bot."""
+    if answer is not None and answer.role == "person":
+        return session.get_one(Conversation, answer.conversation_id)
+    if signal.target or signal.answer_id:
+        return None
+    theirs = select(Conversation).where(Conversation.lane == lane.removeprefix("signals/"))
+    latest = session.scalar(theirs.order_by(Conversation.last_message_at.desc()).limit(1))
+    return latest if latest is not None and latest.state == "person" else None
+
+
+def _tell_the_team(session: Session, signal: InboundSignal, talk: Conversation) -> None:
+    if signal.raw:  # else a reaction was taken back
+        session.add(
+            Message(
+                conversation_id=talk.id, customer_id=talk.customer_id, context=talk.context, channel=signal.channel,
+                direction="in", role="customer", text=signal.raw, language=talk.language, consent=False,
+            )
+        )  # fmt: skip
 
 
 def record_remark(session: Session, message: InboundMessage, lane: str) -> None:

@@ -16,7 +16,7 @@ from bot.history import check
 from bot.wiring import Awake
 from core.db import transaction
 from core.errors import BadInput, Conflict, NotFound
-from core.tables import Conversation, Event, Handover, InboundEvent, Message, now
+from core.tables import Conversation, Event, Feedback, Handover, InboundEvent, Message, now
 
 
 @pytest.fixture(autouse=True)
@@ -84,6 +84,26 @@ def test_the_bot_falls_silent_and_the_team_answers(
     assert "Resposta." in vendors.texts()[-2:]
     assert told(awake) == ["requested by customer", "taken by bia", "returned by bia"]
     with transaction(awake.engine) as session:
+        assert check(session, settled=True, vendor_log=vendors.sent).violations == []
+
+
+def test_a_thumb_to_the_team_is_shown_to_it_and_rates_nothing(
+    awake: Awake, street: Street, vendors: Any, model: ScriptedModel
+) -> None:
+    street.says("Vocês entregam?")
+    street.says("atendente")
+    with transaction(awake.engine) as session:
+        lane = handover.reply(session, session.get_one(Handover, only(awake).id), "Pode ser na sexta?", by="bia")
+    jobs.send(lane)
+    words = next(row for row in street.outbox() if row.kind == "person").provider_message_id
+    street.answer(street.meta("👍"))
+    street.answer(street.meta({"type": "text", "text": {"body": "👎"}, "context": {"id": words}}))
+    street.answer(street.meta_reacts(str(words), "❤️"))
+    street.answer(street.meta_reacts(str(words), None))
+    with transaction(awake.engine) as session:
+        assert session.scalars(select(Feedback)).all() == []
+        said = handover.said(session, only(awake).conversation_id, 3)
+        assert [(message.role, message.text) for message in said] == [("customer", one) for one in ("👍", "👎", "❤️")]
         assert check(session, settled=True, vendor_log=vendors.sent).violations == []
 
 
