@@ -155,8 +155,8 @@ async def read_body(request: Request, limit: int) -> bytes:
         TooSlow: they did not come in time.
     """
     declared = request.headers.get("content-length", "0")
-    if declared.isdigit() and int(declared) > limit:
-        raise TooLarge(f"The body has {declared} bytes, more than {limit}.", "Send less at once.")
+    if declared.isdecimal() and (len(declared) > 18 or int(declared) > limit):
+        raise TooLarge(f"The body has {declared[:18]} bytes, more than {limit}.", "Send less at once.")
     chunks, size = [], 0
     try:
         async with asyncio.timeout(BODY_SECONDS):

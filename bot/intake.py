@@ -5,7 +5,6 @@ vendor sends it again. If the bell cannot be rung, the clock's sweeper finds the
 """
 
 import asyncio
-import hashlib
 import logging
 import time
 from collections import deque
@@ -20,7 +19,8 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout
 from core.db import NOTICE_DEAD_PEERS, psycopg_url
 from core.errors import Unavailable
 from core.jobs import BELL
-from core.messages import InboundItem, clean_payload
+from core.messages import InboundItem, clean_payload, short_name
+from core.untrusted import digest
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,6 @@ _INSERT_BATCH = """
 """
 WRITERS = 2  # INSERTs under way: while one waits for the disk, the other gathers what comes
 BATCH = 1_000  # rows that share a commit; one delivery may have more
-_MAX_NAME = 500  # characters of a key or a lane: both are indexed
 _PATIENCE = 8.0  # seconds until a delivery is in the ledger; vendors wait for 3 (Slack) to 15 (Twilio)
 _SILENCE = 1.0  # seconds without trying the bell after it failed: no webhook waits for a Redis that is down
 
@@ -203,9 +202,5 @@ def _fail(batch: list[_Delivery], error: Exception) -> None:
 
 
 def _name(text: str) -> str:
-    """A key or a lane as Postgres can store and index it; two long ones stay two."""
-    text = clean_payload(text)
-    if len(text) <= _MAX_NAME:
-        return text
-    digest = hashlib.sha256(text.encode()).hexdigest()
-    return f"{text[: _MAX_NAME - len(digest) - 1]}:{digest}"
+    """A key or a lane as Postgres can store and index it; two of which nothing is left stay two."""
+    return short_name(clean_payload(text)) or digest(text)

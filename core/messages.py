@@ -5,6 +5,7 @@ each with the key that makes it unique. A worker then reads an item into one of 
 of the bot knows no vendor.
 """
 
+import hashlib
 import math
 import unicodedata
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ Op = Literal["add", "replace", "remove"]
 ItemKind = Literal["message", "edit", "delete", "signal", "status", "command", "person", "ignored"]
 SIGNAL_KINDS = frozenset({"signal", "status", "person", "ignored"})
 MAX_TEXT = 8_000  # characters of one incoming message that are kept; nobody types more
+MAX_NAME = 500  # characters of a vendor's id for something; theirs have about a hundred
 MAX_TEMPLATE_TEXT = 900  # of a template's 1,024 characters
 _FILLERS = frozenset("\u115f\u1160\u2800\u3164\uffa0")  # letters and symbols by category, blank to the eye
 
@@ -52,6 +54,9 @@ class Identifier:
     kind: str
     value: str
     scope: str = ""
+
+    def __post_init__(self) -> None:
+        _shorten(self, "value")
 
 
 @dataclass(frozen=True)
@@ -85,6 +90,9 @@ class InboundMessage:
     context: str = "customers"
     attachments: tuple[dict[str, Any], ...] = ()
 
+    def __post_init__(self) -> None:
+        _shorten(self, "provider_message_id", "quoted")
+
 
 @dataclass(frozen=True)
 class InboundSignal:
@@ -105,6 +113,9 @@ class InboundSignal:
     comment: str | None = None
     given_at: datetime | None = None
 
+    def __post_init__(self) -> None:
+        _shorten(self, "target")
+
 
 @dataclass(frozen=True)
 class InboundStatus:
@@ -117,6 +128,9 @@ class InboundStatus:
     our_id: str | None = None
     error: str | None = None
     action: Action | None = None
+
+    def __post_init__(self) -> None:
+        _shorten(self, "provider_message_id")
 
 
 @dataclass(frozen=True)
@@ -131,6 +145,9 @@ class InboundEdit:
     provider_message_id: str
     text: str | None
     key: str = ""
+
+    def __post_init__(self) -> None:
+        _shorten(self, "provider_message_id", "key")
 
 
 @dataclass(frozen=True)
@@ -207,6 +224,20 @@ class Limits:
     pair_seconds: float = 0.0
     pair_burst: int = 1
     per_second: float | None = None
+
+
+def short_name(text: str) -> str:
+    """What a vendor calls something, as Postgres can index it; two long names stay two."""
+    if len(text) <= MAX_NAME:
+        return text
+    digest = hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
+    return f"{text[: MAX_NAME - len(digest) - 1]}:{digest}"
+
+
+def _shorten(item: Any, *names: str) -> None:
+    for name in names:
+        if value := getattr(item, name):
+            object.__setattr__(item, name, short_name(value))
 
 
 def template_values(variables: dict[str, str], text: str) -> dict[str, str]:

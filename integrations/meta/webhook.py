@@ -306,7 +306,7 @@ def _person(message: dict[str, Any], contact: dict[str, Any]) -> Person:
 
 def _sender(message: dict[str, Any], contact: dict[str, Any]) -> str:
     """The WhatsApp id: a phone number's digits, a Brazilian one's with or without the ninth."""
-    sender = as_text(message.get("from")) or as_text(contact.get("wa_id"))
+    sender = clean(as_text(message.get("from"))) or clean(as_text(contact.get("wa_id")))
     return "" if is_user_id(sender) else sender
 
 

@@ -202,7 +202,7 @@ def _signal(form: Form) -> InboundSignal | None:
 
 def _sender(form: Form) -> str:
     """Who writes, as Twilio names them: a number, or the user id of a person who hides it."""
-    return form.get("WaId") or _bare(form.get("From", "")) or _bare(form.get("ExternalUserId", ""))
+    return clean(form.get("WaId")) or _bare(form.get("From", "")) or _bare(form.get("ExternalUserId", ""))
 
 
 def _lane(form: Form) -> str:
@@ -225,4 +225,4 @@ def _person(form: Form) -> Person:
 
 
 def _bare(address: str) -> str:
-    return address.removeprefix("whatsapp:").strip()
+    return clean(address.removeprefix("whatsapp:"))

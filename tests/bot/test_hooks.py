@@ -271,6 +271,20 @@ class TestStored:
         assert len({row[1] for row in found}) == len({row[3] for row in found}) == 2
         assert sorted(rung(settings)) == sorted(row[3] for row in found), "the bell names the lanes as they are stored"
 
+    def test_names_of_which_nothing_is_left_stay_two(self, door: TestClient, settings: Settings) -> None:
+        data = json.loads((FIXTURES / "meta/fixtures/text.json").read_text())
+        for name in ("\x00", "\x00\x00", "\ud83d"):
+            data["entry"][0]["changes"][0]["value"]["messages"][0]["id"] = name
+            assert meta(data).to(door).status_code == 200
+        assert len(rows(settings)) == 3
+
+    def test_a_length_that_is_beyond_every_limit(self, door: TestClient) -> None:
+        delivery = fixture("meta", TEXT["meta"])
+        for length in ("9" * 5000, "\u00b2"):
+            headers = {**delivery.headers, "content-length": length.encode("latin-1")}
+            answer = door.post(delivery.path, content=delivery.body, headers=headers)  # type: ignore[arg-type]
+            assert answer.status_code == (413 if length.isdecimal() else 200)
+
 
 class TestSlacksSecret:
     def test_while_it_changes_both_count_and_then_one(self, settings: Settings) -> None:

@@ -18,7 +18,7 @@ from sqlalchemy import select
 from street import Street
 
 from bot.app import create_app
-from bot.simulator.traffic import Signed, meta_signed, twilio_signed
+from bot.simulator.traffic import Signed, meta_body, meta_signed, twilio_message, twilio_signed
 from core.db import transaction
 from core.settings import Settings
 from core.tables import InboundEvent
@@ -98,6 +98,37 @@ def check_turns(street: Street, model: ScriptedModel) -> None:
     for asked in model.asked:
         question = asked["messages"][-1]["content"]
         assert question.strip(), "an empty turn woke the model"
+
+
+def test_names_longer_than_any_index_takes_hold_nobody_up(
+    door: TestClient, street: Street, settings: Settings, model: ScriptedModel
+) -> None:
+    settings = settings.model_copy(update={"public_base_url": "http://testserver"})
+    long = "".join(random.Random(1).choices("abcdefghijklmnopqrstuvwxyz0123456789", k=9000))
+    message = {"from": "5511987650001", "id": "wamid.1", "type": "text", "text": {"body": "Oi"}}
+    reaction = {"message_id": long, "emoji": "👍"}
+    for odd in (
+        {"id": long}, {"from": long}, {"from_user_id": f"BR.{long}"}, {"context": {"id": long}},
+        {"type": "reaction", "reaction": reaction}, {"type": "revoke", "revoke": {"original_message_id": long}},
+    ):  # fmt: skip
+        value = {"messages": [{**message, "id": f"wamid.{len(street.events())}", **odd}]}
+        assert deliver(door, meta_body(settings, value)) == 200
+    for fields in ({"MessageSid": long}, {"ExternalUserId": f"BR.{long}"}, {"WaId": long}):
+        assert deliver(door, twilio_message(settings, "Oi", sender="+5511987650001", **fields)) == 200
+    check_turns(street, model)
+    assert len(street.events()) == 9
+
+
+@pytest.mark.parametrize("sender", ["\x00", "  ", "\u2060"])
+def test_from_nobody_that_can_be_seen(
+    door: TestClient, street: Street, settings: Settings, model: ScriptedModel, sender: str
+) -> None:
+    settings = settings.model_copy(update={"public_base_url": "http://testserver"})
+    message = {"from": sender, "id": "wamid.1", "type": "text", "text": {"body": "Oi"}}
+    assert deliver(door, meta_body(settings, {"messages": [message]})) == 200
+    fields = {"WaId": sender, "From": sender}
+    assert deliver(door, twilio_message(settings, "Oi", sender="+5511987650001", **fields)) == 200
+    assert [event.kind for event in work(street)] == ["ignored", "ignored"]
 
 
 @pytest.mark.parametrize("seed", [1])
