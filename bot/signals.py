@@ -155,9 +155,17 @@ def record_edit(session: Session, edit: InboundEdit) -> None:
     if edit.text is None:
         message.deleted_at, message.text, message.consent = now(), "", False
         media.forget(session, message)
+        _forget_comment(session, message, before)
     else:
         message.edited_at, message.text = now(), edit.text
     _revise_burst(session, message, before)
+
+
+def _forget_comment(session: Session, message: Message, words: str) -> None:
+    """The words may also stand under an answer, as what the person did not like about it."""
+    if words:
+        theirs = update(Feedback).where(Feedback.customer_id == message.customer_id)
+        session.execute(theirs.where(Feedback.comment == words[:MAX_COMMENT]).values(comment=None))
 
 
 def _revise_burst(session: Session, message: Message, before: str) -> None:

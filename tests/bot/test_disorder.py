@@ -145,6 +145,17 @@ class TestTheWrongWayRound:
         self.react(awake, street, "👍", "add", 5)
         assert all(row.value is None for row in all_feedback(awake) if row.superseded_at is None)
 
+    def test_a_comment_that_is_taken_back_is_gone_from_the_answer_too(self, awake: Awake, street: Street) -> None:
+        street.says("Vocês entregam?")
+        key = next(row for row in street.outbox() if row.kind == "answer").provider_message_id
+        street.answer(street.meta_reacts(str(key), "👎"))
+        said = {"id": "wamid.1", "type": "text", "text": {"body": "Meu CPF é este"}, "context": {"id": key}}
+        street.answer(street.meta(said))
+        assert "Meu CPF é este" in [row.comment for row in all_feedback(awake)]
+        street.answer(street.meta({"type": "revoke", "revoke": {"original_message_id": "wamid.1"}}))
+        assert [row.comment for row in all_feedback(awake) if row.comment] == []
+        assert self.current(awake) == ["👎"]
+
     def test_edited_or_deleted_before_it_came(self, awake: Awake, street: Street) -> None:
         for text in ("outra coisa", None):
             with transaction(awake.engine) as session:
