@@ -172,7 +172,7 @@ def _answer(
     return {
         "id": new_id(),
         "conversation_id": conversation.id,
-        "customer_id": conversation.customer_id,
+        "customer_id": asked.customer_id,
         "context": conversation.context,
         "channel": conversation.channel,
         "direction": "out",

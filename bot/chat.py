@@ -144,7 +144,7 @@ def receive(awake: Awake, event_id: int, message: InboundMessage, lane: Lease) -
         language = language_of(message.text, _language(conversation.language or settings.language))
         conversation.language = customer.language = language
         if known is None:
-            known = _save_incoming(session, message, conversation, awake)
+            known = _save_incoming(session, message, conversation, customer, awake)
             event.outcome = f"received:{known.id}"
             signals.record_remark(session, message, lane.lane)
         turn = Turn(
@@ -258,13 +258,14 @@ def generate(
     return Generated(guardrails.TROUBLE[turn.language], None, None, ("no_model",), tuple(failures))
 
 
-def _save_incoming(session: Session, message: InboundMessage, conversation: Conversation, awake: Awake) -> Message:
-    customer = conversation.customer_id
-    person = session.get_one(people.Customer, customer)
+def _save_incoming(
+    session: Session, message: InboundMessage, conversation: Conversation, writer: people.Customer, awake: Awake
+) -> Message:
+    """Under its writer: a Slack thread is the conversation of whoever began it, and others speak there too."""
     saved = Message(
         id=new_id(),
         conversation_id=conversation.id,
-        customer_id=customer,
+        customer_id=writer.id,
         context=conversation.context,
         channel=message.channel,
         direction="in",
@@ -273,7 +274,7 @@ def _save_incoming(session: Session, message: InboundMessage, conversation: Conv
         text=message.text,
         provider_message_id=message.provider_message_id,
         language=conversation.language,
-        consent=people.may_learn_from(person, message.channel, slack_learning=awake.settings.slack_learning),
+        consent=people.may_learn_from(writer, message.channel, slack_learning=awake.settings.slack_learning),
     )
     session.add(saved)
     session.flush()

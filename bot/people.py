@@ -182,7 +182,7 @@ def set_consent(session: Session, customer_id: uuid.UUID, granted: bool) -> None
 
 def may_learn_from(customer: Customer, channel: str, *, slack_learning: bool) -> bool:
     """Whether a message stored now may reach training. Slack's people are covered by the operator's setting."""
-    if customer.opted_out_at is not None:
+    if customer.opted_out_at is not None or customer.consent == "denied":
         return False
     return slack_learning if channel == "slack" else customer.consent == "granted"
 

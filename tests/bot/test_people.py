@@ -146,6 +146,7 @@ class TestConsent:
         assert not people.may_learn_from(gone, "meta", slack_learning=True)
         assert people.may_learn_from(unknown, "slack", slack_learning=True)
         assert not people.may_learn_from(granted, "slack", slack_learning=False)
+        assert not people.may_learn_from(make_customer(session, consent="denied"), "slack", slack_learning=True)
 
     def test_who_is_asked(self, session: Session) -> None:
         assert people.should_ask_consent(make_customer(session), "meta")

@@ -117,3 +117,26 @@ def test_slack_is_learned_from_only_where_its_setting_allows(
     work.does("im")
     assert {message.consent for message in street.messages()} == {allowed}
     assert "aprender" not in work.vendors.texts()[0], "employees are not asked: the operator answers for it"
+
+
+def test_who_says_do_not_train_is_not_learned_from_not_even_in_a_colleagues_thread(
+    street: Street, awake: Awake
+) -> None:
+    awake.settings.slack_learning = True
+    public = {"channel": "C0GERAL", "channel_type": "channel", "thread_ts": "1795000000.000100"}
+    for user, said in [("U0RITA", "que dia fecha?"), ("U0BETO", "não treinar"), ("U0BETO", "e a minha folga?")]:
+        street.answer(street.slack(f"<@U0SIMBOT> {said}", user=user, **public))
+    asked = {message.text: message for message in street.messages("in")}
+    rita, beto = asked["que dia fecha?"], asked["e a minha folga?"]
+    assert rita.consent and not beto.consent
+    assert rita.conversation_id == beto.conversation_id and rita.customer_id != beto.customer_id
+    answers = {message.in_reply_to: message for message in street.messages("out")}
+    assert (answers[beto.id].customer_id, answers[beto.id].consent) == (beto.customer_id, False)
+
+
+def test_a_thumb_of_a_colleague_in_the_thread_is_about_what_they_were_told(street: Street, awake: Awake) -> None:
+    public = {"channel": "C0GERAL", "channel_type": "channel", "thread_ts": "1795000000.000100"}
+    for user in ("U0RITA", "U0BETO"):
+        street.answer(street.slack("<@U0SIMBOT> que dia fecha?", user=user, **public))
+    jobs.read_signals(street.slack(":-1:", user="U0BETO", **public))
+    assert stands(awake) == [("-1", "negative")]
