@@ -101,7 +101,10 @@ def _event_item(body: dict[str, Any]) -> InboundItem:
         return _desk_item(event_id, body, ignored.lane)
     if subtype in ("message_changed", "message_deleted"):
         return _change_item(body, event, event_id) or ignored
-    if not _from_a_person(event) or subtype not in ANSWERED_SUBTYPES:
+    if not _from_a_person(event) or as_text(event.get("user")) in _our_bots(body) or subtype not in ANSWERED_SUBTYPES:
+        return ignored
+    # Who names us in an edit comes as an `app_mention` with `edited`; without a channel there is nowhere to answer.
+    if event.get("edited") or not channel:
         return ignored
     lane, ts = _lane(team, event), as_text(event.get("ts")) or digest(event)
     if _rating(_text(event)) is not None:
@@ -219,7 +222,7 @@ def _person(user: Any, team: str) -> Person:
 def _from_a_person(event: dict[str, Any]) -> bool:
     """Answer no bot (other bots have a bot_id without a subtype), not Slack itself (it has neither), not us."""
     user = as_text(event.get("user"))
-    return bool(user) and not event.get("bot_id") and user not in SLACK_ITSELF
+    return bool(user) and not (event.get("bot_id") or event.get("bot_profile")) and user not in SLACK_ITSELF
 
 
 def _is_direct(event: dict[str, Any]) -> bool:
@@ -250,7 +253,22 @@ def _lane(team: str, event: dict[str, Any]) -> str:
 
 def _text(event: dict[str, Any]) -> str:
     """What was typed: mentions and broadcasts out, links and channels as people see them, HTML unescaped."""
-    return clean(html.unescape(_SPECIAL.sub(_as_seen, as_text(event.get("text")))))
+    if text := as_text(event.get("text")).strip():
+        return clean(html.unescape(_SPECIAL.sub(_as_seen, text)))
+    return clean("\n".join(_in_blocks(block) for block in as_dicts(event.get("blocks"))))
+
+
+def _in_blocks(node: dict[str, Any]) -> str:
+    """What a rich text holds, where a message comes without its `text`."""
+    kind = as_text(node.get("type"))
+    if kind == "emoji":
+        return f":{as_text(node.get('name'))}:"
+    if kind in ("text", "link"):
+        return as_text(node.get("text")) or as_text(node.get("url"))
+    if not kind.startswith("rich_text"):
+        return ""  # people's ids, broadcasts; buttons and pictures
+    between = "\n" if kind in ("rich_text", "rich_text_list") else ""
+    return between.join(_in_blocks(inner) for inner in as_dicts(node.get("elements")))
 
 
 def _as_seen(match: re.Match[str]) -> str:

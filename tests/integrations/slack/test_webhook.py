@@ -171,6 +171,11 @@ CASES: dict[str, tuple[str, list[Item]]] = {
     "im__broadcast": ("A broadcast is not repeated.", [direct("quem fecha a loja?")]),
     "im__nul": ("NUL bytes are gone.", [direct("Oi, tudo bem?")]),
     "im__blank": ("Nothing: never answered.", [ignored(key=f"msg:T0SHOP:D0RITA:{TS}")]),
+    "im__blocks_alone": (
+        "Her words are in the blocks only.", [direct("quais são os feriados <deste> ano? :pray:\nSão Paulo\nRio")],
+    ),
+    "im__blocks_without_words": ("A picture by its address.", [ignored(key=f"msg:T0SHOP:D0RITA:{TS}")]),
+    "im__without_a_channel": ("Nowhere to answer.", [ignored("slack:T0SHOP")]),
     "im__only_a_broadcast": ("Nothing is left: never answered.", [ignored(key=f"msg:T0SHOP:D0RITA:{TS}")]),
     "im__emoji_name": ("👍 by name, in her skin's tone.", [rating("reaction", "+1::skin-tone-3")]),
     "im__emoji_itself": ("👎 itself.", [rating("reaction", "👎")]),
@@ -205,6 +210,7 @@ CASES: dict[str, tuple[str, list[Item]]] = {
         "She changed her question; it is not answered twice.",
         [("edit", DM, "EVENT", edited("Quantos dias de férias a Ana tem?"))],
     ),
+    "edit__that_names_us": ("She named us afterwards: still an edit.", [ignored(CHANNEL)]),
     "edit__link_unfurled": ("Slack showed a link's preview.", [ignored()]),
     "edit__our_own_stream": ("Our own answer grew.", [ignored()]),
     "delete__with_a_thread_below": (
@@ -215,6 +221,8 @@ CASES: dict[str, tuple[str, list[Item]]] = {
     "bot__another_one": ("Two bots do not talk to one another.", [ignored(CHANNEL)]),
     "bot__classic": ("Nor with an old one, which has no user.", [ignored(CHANNEL)]),
     "bot__ourselves": ("Nor with ourselves.", [ignored()]),
+    "bot__ourselves_without_a_bot_id": ("Nor with ourselves, by our user id alone.", [ignored()]),
+    "bot__with_its_profile_alone": ("Nor with a bot that is known by its profile.", [ignored()]),
     "bot__slack_itself": ("Nor with Slack, which has no bot id.", [ignored()]),
     "bot__slackbot": ("Nor with Slackbot.", [ignored()]),
     "subtype__somebody_joined": ("Somebody joined.", [ignored(CHANNEL)]),
