@@ -170,7 +170,7 @@ def decide(desk: Desk) -> list[Step]:
         queue.submit(desk.session, data["item"], _reviewer(desk.command), data["verdict"])
         return [{"cards": True}]
     item = queue.claim(desk.session, data["item"], _reviewer(desk.command), settings)
-    arguments = {"trigger_id": data["trigger_id"], "view": forms.correction_form(settings.language, item)}
+    arguments = {"trigger_id": data["trigger_id"], "view": forms.correction_form(settings.language, item, data["channel"])}
     return [{"method": "views.open", "arguments": arguments, "otherwise": desk.words["too_late"]}]
 
 
@@ -179,6 +179,8 @@ def correct(desk: Desk) -> list[Step]:
     data = desk.command.data
     if not may(desk.command, desk.settings.slack_reviewers):
         return [{"tell": desk.words["no_reviewer"]}]
+    if not data["corrected"]:
+        return [{"tell": desk.words["empty"]}]
     queue.submit(
         desk.session, data["item"], _reviewer(desk.command), "correct", corrected=data["corrected"],
         comment=data["comment"],

@@ -116,7 +116,7 @@ def feedback_form(language: Language, about: dict[str, str]) -> dict[str, Any]:
     )
 
 
-def correction_form(language: Language, item: AnnotationItem) -> dict[str, Any]:
+def correction_form(language: Language, item: AnnotationItem, channel: str) -> dict[str, Any]:
     """What the bot should have said, beginning with what it said."""
     words = WORDS[language]
     better = text_input(desk.CORRECTED, initial=item.answer, longest=MAX_ANSWER)
@@ -124,7 +124,7 @@ def correction_form(language: Language, item: AnnotationItem) -> dict[str, Any]:
         words,
         desk.CORRECTION_FORM,
         words["correct"],
-        {"item": str(item.id)},
+        {"item": str(item.id), "channel": channel},
         [
             section(f"{words['question']}: {item.question}"),
             field(words["corrected"], desk.CORRECTED, better),

@@ -123,7 +123,7 @@ def _form(view: dict[str, Any]) -> tuple[str, dict[str, Any]] | None:
         return None
     item = as_text(about.get("item"))
     corrected, comment = (clean(as_text(_field(view, name).get("value"))) for name in (CORRECTED, COMMENT))
-    facts = {"item": item, "corrected": corrected, "comment": comment}
+    facts = {"item": item, "corrected": corrected, "comment": comment, "channel": as_text(about.get("channel"))}
     return ("correction", facts) if item else None
 
 

@@ -113,7 +113,7 @@ class TestAReviewer:
         for name in ("click__review_approve", "click__review_correct", "view__correction"):
             work.does(name, item=item)
         assert verdicts(awake.engine) == []
-        assert ["SLACK_REVIEWERS" in call.get("text", "") for call in work.calls[:2]] == [True, True]
+        assert ["SLACK_REVIEWERS" in call.get("text", "") for call in work.calls] == [True] * 3
         assert "views.open" not in [call["method"] for call in work.calls]
 
     def test_what_somebody_else_has_is_theirs(self, work: Workspace, awake: Awake, reviewers: None) -> None:
@@ -123,6 +123,19 @@ class TestAReviewer:
         work.does("click__review_approve", item=item)
         assert work.calls[0]["text"] == "Este item já foi decidido, ou está com outra pessoa."
         assert verdicts(awake.engine) == []
+
+    def test_a_correction_that_comes_too_late_is_told_to_who_wrote_it(
+        self, work: Workspace, awake: Awake, reviewers: None
+    ) -> None:
+        item = an_item(awake.engine)
+        work.does("click__review_correct", item=item)
+        with transaction(awake.engine) as session:
+            queue.release_expired(session)
+            queue.submit(session, item, "slack:U0RITA", "approve")
+        work.does("view__correction", item=item)
+        told = work.calls[-1]
+        assert (told["method"], told["channel"], told["user"]) == ("chat.postEphemeral", "C0REVISAO", "U0RITA")
+        assert told["text"] == "Este item já foi decidido, ou está com outra pessoa."
 
     def test_an_item_that_does_not_exist(self, work: Workspace, reviewers: None) -> None:
         work.does("click__review_approve")

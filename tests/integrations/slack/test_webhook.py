@@ -266,7 +266,7 @@ CASES: dict[str, tuple[str, list[Item]]] = {
         [
             asked(
                 "correction", "view:V0CORRECTION:1795000400.abc", item=ITEM, corrected="São 30 dias por ano.",
-                comment="",
+                comment="", channel="C0REVISAO",
             )
         ],
     ),
