@@ -31,6 +31,7 @@ from core.tables import Rollout, RolloutEvent
 
 OPERATORS = frozenset({"ops", "admin"})  # may change a rollout
 READERS = OPERATORS | {"viewer", "reviewer", "privacy"}  # may look: no verb shows what anybody said
+NEXT_STEP = "/rollout help lists the verbs."
 HEALTHY = ("running", "promoted")
 EVERY = 2.0  # seconds between two looks of --watch
 
@@ -108,9 +109,9 @@ def run(engine: Engine, words: str | Sequence[str], *, actor: str, roles: Collec
     except NpllmError as error:
         return f"{error.message} {error.next_step}".strip()
     except click.ClickException as error:
-        return error.format_message()
+        return f"{error.format_message()} {NEXT_STEP}"
     except ValueError as error:  # an open quotation mark
-        return f"{error}."
+        return f"{error}. {NEXT_STEP}"
     return str(answer.text)
 
 
