@@ -245,13 +245,16 @@ def _make_current(session: Session, feedback: Feedback) -> None:
         session.flush()
         return
     stale = feedback.given_at < current.given_at or _is_a_guess_beside(feedback, current)
-    # Taking a reaction back leaves stars, a button's verdict and another reaction (Slack allows several) standing.
-    not_this_one = feedback.op == "remove" and (
-        current.signal != feedback.signal or (bool(feedback.raw) and current.raw != feedback.raw)
-    )
-    if stale or not_this_one:
+    if stale or _leaves_standing(feedback, current):
         feedback.superseded_at = now()
         session.add(feedback)
+        session.flush()
+        return
+    if feedback.channel == "slack" and feedback.op == "remove" and (left := _still_given(session, feedback)):
+        feedback.superseded_at = current.superseded_at = now()
+        session.add(feedback)
+        session.flush()
+        left.superseded_at = None
         session.flush()
         return
     if feedback.op == "add" and current.value is not None:
@@ -260,6 +263,30 @@ def _make_current(session: Session, feedback: Feedback) -> None:
     feedback.superseded_at = None
     session.add(feedback)
     session.flush()
+
+
+def _leaves_standing(feedback: Feedback, current: Feedback) -> bool:
+    """What is taken back takes no other rating with it; and on Slack, where one person gives several reactions, one
+    that says nothing (👀) stands beside a rating, not in its place."""
+    if feedback.op == "remove":
+        return current.signal != feedback.signal or (bool(feedback.raw) and current.raw != feedback.raw)
+    says_nothing = feedback.signal == "reaction" and feedback.value is None
+    return feedback.channel == "slack" and says_nothing and current.value is not None
+
+
+def _still_given(session: Session, removed: Feedback) -> Feedback | None:
+    """What the person gave this answer on Slack before, and did not take back: the latest rating of it."""
+    earlier = select(Feedback).where(
+        Feedback.message_id == removed.message_id, Feedback.customer_id == removed.customer_id,
+        Feedback.id != removed.id, Feedback.signal != "comment",
+    )  # fmt: skip
+    given: dict[tuple[str | None, ...], Feedback] = {}
+    for row in (*session.scalars(earlier.order_by(Feedback.given_at, Feedback.id)), removed):
+        what = (row.target, row.raw) if row.signal == "reaction" else (row.signal,)
+        given.pop(what, None)
+        if row.op != "remove" and row.value is not None:
+            given[what] = row
+    return next(reversed(given.values()), None)
 
 
 def _is_a_guess_beside(feedback: Feedback, current: Feedback) -> bool:

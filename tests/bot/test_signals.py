@@ -32,7 +32,7 @@ class Talk:
     def signal(self, raw: str = "👍", *, at: datetime | None = None, **facts: Any) -> Feedback | None:
         values = {"signal": "reaction", "op": "add" if raw else "remove", "target": "wamid.1", **facts}
         person = values.pop("person", Person((Identifier("phone", self.phone),)))
-        made = InboundSignal("meta", person, raw=raw, given_at=at, **values)
+        made = InboundSignal(values.pop("channel", "meta"), person, raw=raw, given_at=at, **values)
         return signals.record_signal(self.session, made, f"signals/{self.conversation.lane}")
 
     def votes(self) -> list[tuple[str, str, bool]]:
@@ -150,6 +150,51 @@ class TestOneCurrentVote:
         assert len(rows) == 6
         (current,) = [row for row in rows if row.superseded_at is None]
         assert current.given_at == max(row.given_at for row in rows)
+
+
+class TestSeveralReactionsOfOnePersonOnSlack:
+    @pytest.fixture
+    def talk(self, session: Session) -> Talk:
+        talk = Talk(session)
+        _part(session, talk.answer).channel = "slack"
+        session.flush()
+        return talk
+
+    def reacts(self, talk: Talk, *said: str, **facts: Any) -> str | None:
+        """`+1` gives, `~+1` takes back; the emoji of the vote that stands then."""
+        for one in said:
+            facts["op"] = "remove" if one.startswith("~") else "add"
+            talk.signal(one.removeprefix("~"), channel="slack", **facts)
+        current = talk.current()
+        return current.raw if current is not None and current.op != "remove" else None
+
+    def test_one_that_says_nothing_stands_beside_the_rating(self, talk: Talk) -> None:
+        assert self.reacts(talk, "+1", "eyes") == "+1"
+        assert self.reacts(talk, "~eyes") == "+1"
+
+    def test_the_one_that_is_left_counts_again(self, talk: Talk) -> None:
+        assert self.reacts(talk, "-1", "tada") == "tada"
+        assert self.reacts(talk, "~tada") == "-1"
+        assert self.reacts(talk, "~-1") is None
+        assert self.reacts(talk, "-1", "tada", "~-1", "~tada") is None
+
+    def test_a_tap_is_not_taken_back_with_a_reaction(self, talk: Talk) -> None:
+        talk.signal("👎", channel="slack", signal="button", op="replace", target=None, answer_id=str(talk.answer.id))
+        assert self.reacts(talk, "+1") == "+1"
+        assert self.reacts(talk, "~+1") == "👎"
+
+    def test_elsewhere_a_new_emoji_takes_the_place_of_the_old(self, session: Session) -> None:
+        talk = Talk(session)
+        talk.signal("👍")
+        talk.signal("👀")
+        assert talk.votes() == [("add", "👍", False), ("replace", "👀", True)]
+
+    def test_nor_is_a_tap_elsewhere(self, session: Session) -> None:
+        talk = Talk(session)
+        talk.signal("👍")
+        talk.signal("👎", signal="button", op="replace", target=None, answer_id=str(talk.answer.id))
+        talk.signal("")
+        assert [raw for _, raw, current in talk.votes() if current] == ["👎"]
 
 
 class TestOrder:
