@@ -30,6 +30,7 @@ from core.errors import NpllmError, SettingError, VendorUnavailable
 from core.messages import Outgoing
 from core.settings import Settings
 from core.tables import Alert, now
+from integrations.slack.desk import place
 
 log = logging.getLogger(__name__)
 
@@ -137,7 +138,8 @@ def _settle(awake: Awake, told: Told, done: dict[str, Any], errors: list[str]) -
 
 def _slack(awake: Awake, told: Told) -> None:
     text = sentence(told, awake.settings.language)
-    address = {"channel": awake.settings.alert_slack_channel}
+    team, channel = place(awake.settings.alert_slack_channel or "")
+    address = {"team": team, "channel": channel}
     awake.channel("slack").send(Outgoing(our_id=str(told.id), address=address, text=text))
 
 

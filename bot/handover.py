@@ -28,7 +28,7 @@ from core.settings import Settings
 from core.tables import Conversation, Handover, Message, OutboxItem, new_id, now
 from core.text import split_text, words
 from integrations.redis.queue import enqueue
-from integrations.slack.desk import HANDOVER
+from integrations.slack.desk import HANDOVER, place
 
 log = logging.getLogger(__name__)
 
@@ -274,12 +274,12 @@ def _notify(session: Session, settings: Settings, conversation: Conversation, ha
     )  # fmt: skip
     session.add(message)
     session.flush()
-    channel = settings.slack_handover_channel
+    team, channel = place(settings.slack_handover_channel or "")
     buttons = [[f"{HANDOVER}:{handover.id}:{what}", title] for what, title in _BUTTONS[settings.language].items()]
     session.add(
         OutboxItem(
             message_id=message.id, conversation_id=conversation.id, kind="notice", channel="slack",
             lane=f"slack:handover:{channel}",
-            payload={"address": {"channel": channel}, "text": text, "buttons": buttons},
+            payload={"address": {"team": team, "channel": channel}, "text": text, "buttons": buttons},
         )
     )  # fmt: skip

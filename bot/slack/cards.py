@@ -21,6 +21,7 @@ from core.db import transaction
 from core.errors import NpllmError, VendorUnavailable
 from core.messages import Outgoing
 from core.tables import Annotation, AnnotationItem, ReviewCard, now
+from integrations.slack.desk import place
 
 log = logging.getLogger(__name__)
 
@@ -40,12 +41,6 @@ class Due:
     item: AnnotationItem | None
     decided: Annotation | None
     created_at: datetime
-
-
-def place(channel: str) -> tuple[str, str]:
-    """(team, channel) of SLACK_REVIEW_CHANNEL."""
-    team, _, channel = channel.rpartition("/")
-    return team, channel
 
 
 def show(awake: Awake) -> None:

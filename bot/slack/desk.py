@@ -28,6 +28,7 @@ from core.settings import Settings
 from core.tables import Handover, InboundEvent, OutboxItem, now
 from integrations.slack import installations
 from integrations.slack.client import escaped
+from integrations.slack.desk import place
 
 log = logging.getLogger(__name__)
 
@@ -194,7 +195,8 @@ def attend(desk: Desk) -> list[Step]:
     Whoever is in the team's channel may: the company says who that is.
     """
     data = desk.command.data
-    if data["channel"] != desk.settings.slack_handover_channel:
+    team, channel = place(desk.settings.slack_handover_channel or "")
+    if data["channel"] != channel or team not in ("", data["team"]):
         return [{"tell": desk.words["elsewhere"]}]
     row = handover.find(desk.session, data["handover"])
     if data["what"] == "return":

@@ -54,6 +54,12 @@ def form_signal(body: dict[str, Any], person: Person) -> InboundSignal | None:
     )
 
 
+def place(setting: str) -> tuple[str, str]:
+    """(team, channel) of a setting that names a channel; with one workspace the team may be left out."""
+    team, _, channel = setting.rpartition("/")
+    return team, channel
+
+
 def read_verdict(value: str) -> tuple[str, str] | None:
     """(item, verdict) of a review card's button."""
     return _named(value, REVIEW, VERDICTS)

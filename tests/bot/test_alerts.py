@@ -111,12 +111,13 @@ def test_without_a_secret_nothing_is_sent(awake: Awake, receiver: tuple[Receiver
 def test_slack_and_mail_say_it_in_the_operators_language(awake: Awake, mailbox: tuple[list[bytes], int]) -> None:
     awake.channels["slack"] = channel = ScriptedChannel()
     with_settings(
-        awake, alert_slack_channel="C0OPS", smtp_url=f"smtp://127.0.0.1:{mailbox[1]}",
+        awake, alert_slack_channel="T0SHOP/C0OPS", smtp_url=f"smtp://127.0.0.1:{mailbox[1]}",
         alert_email_to=["ops@example.org", "rui@example.org"],
     )  # fmt: skip
     raised(awake)
     alerts.deliver(awake)
     assert channel.texts() == ["customers-v3 (customers): retido: decida. Evidence of harm is 21. [controller]"]
+    assert channel.sends[0].address == {"team": "T0SHOP", "channel": "C0OPS"}
     assert b"To: ops@example.org, rui@example.org" in mailbox[0][0]
     assert b"customers-v3" in mailbox[0][0]
     assert sorted(row(awake).done) == ["email", "slack"]

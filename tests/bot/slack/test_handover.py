@@ -69,6 +69,21 @@ def test_back_to_the_bot(work: Workspace, awake: Awake, asked_for: str) -> None:
     assert work.calls[-1]["text"] == "Este item não existe mais."
 
 
+def test_the_teams_channel_may_be_in_one_of_several_workspaces(work: Workspace, awake: Awake) -> None:
+    awake.settings.slack_handover_channel = "T0SHOP/C0EQUIPE"
+    work.street.says("Quero falar com um atendente")
+    (notice,) = [row for row in work.street.outbox() if row.kind == "notice"]
+    assert notice.payload["address"] == {"team": "T0SHOP", "channel": "C0EQUIPE"}
+    with transaction(awake.engine) as session:
+        row = str(session.scalars(select(Handover)).one().id)
+    awake.settings.slack_handover_channel = "T0OUTRA/C0EQUIPE"
+    work.does("click__handover_return", handover=row)
+    assert standing(awake)[1] is None, "a channel of that name elsewhere is another one"
+    awake.settings.slack_handover_channel = "T0SHOP/C0EQUIPE"
+    work.does("click__handover_return", handover=row, **{"1795000600.000802": "1795000600.000803"})
+    assert standing(awake)[1] == "slack:U0RITA"
+
+
 def test_an_answer_of_blanks_is_refused(work: Workspace, awake: Awake, asked_for: str) -> None:
     work.does("view__reply", **{"handover": asked_for, "Bom dia! Sou a Rita, já estou vendo.": "  "})
     assert work.calls[-1]["text"] == "A resposta está vazia."
