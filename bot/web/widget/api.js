@@ -8,6 +8,7 @@ export class ApiError extends Error {
     super(message);
     this.status = status;
     this.retryAfter = retryAfter;
+    this.stored = false; // what was said is on our side, and its answer will be in the history
   }
 }
 
@@ -35,12 +36,14 @@ export class Api {
   // Yields {name, data}: piece, message, done. The same question with the same key is never asked twice.
   async *say(message, key) {
     store.set(PENDING, JSON.stringify({ message, key, at: Date.now() }));
-    let ended = false;
+    let [stored, ended] = [false, false];
     try {
       const answer = await this.#call("/api/chat", { message }, { accept: "text/event-stream", "idempotency-key": key });
       for await (const { name, data } of serverEvents(answer)) {
-        if (name === "visitor") this.#remember(data.visitor);
-        else if (name === "error") throw new ApiError(data.error, 503);
+        if (name === "visitor") {
+          this.#remember(data.visitor);
+          stored = true;
+        } else if (name === "error") throw new ApiError(data.error, 503);
         else yield { name, data };
         ended ||= name === "done";
       }
@@ -48,6 +51,7 @@ export class Api {
     } catch (error) {
       // Cut off, overloaded, or too slow: it may be there, and is worth asking for again. Refused: it never will be.
       if (error.status >= 400 && error.status < 500) store.drop(PENDING);
+      error.stored = stored;
       throw error;
     }
     store.drop(PENDING);
@@ -60,8 +64,6 @@ export class Api {
       return found && Date.now() - found.at < 900_000 ? found : null;
     } catch { return null; }
   }
-
-  giveUp() { store.drop(PENDING); }
 
   async rate(message_id, given) {
     await this.#call("/api/feedback", { message_id, ...given });

@@ -23,6 +23,7 @@ export async function start(base, options) {
   document.body.append(host);
 
   const panel = new Panel(new Api(base), words, isPage ? null : close);
+  document.addEventListener("visibilitychange", () => panel.comeBack());
   if (isPage) {
     root.append(panel.element);
     panel.load();

@@ -16,6 +16,7 @@ export class Panel {
     this.standing = { state: "bot", consent: "unknown" };
     this.latest = null; // key of the newest message shown from the history
     this.answers = []; // {id, verdict} of what can be rated
+    this.shown = new Set(); // keys of the messages in the log
     this.busy = 0;
     this.missing = false; // an answer that is still to come, whose stream we lost
     this.left = api.pending(); // what was being asked when the page was left
@@ -32,7 +33,7 @@ export class Panel {
     this.status = el("div", { class: "unseen", role: "status" });
     this.note = el("div", { class: "note", hidden: true });
     this.input = el("textarea", {
-      id: "text", rows: "1", maxlength: LONGEST, placeholder: words.placeholder, "aria-label": words.message, enterkeyhint: "send", autocomplete: "off",
+      id: "text", dir: "auto", rows: "1", maxlength: LONGEST, placeholder: words.placeholder, "aria-label": words.message, enterkeyhint: "send", autocomplete: "off",
       oninput: () => this.#grow(), onkeydown: (event) => this.#typed(event),
     });
     this.sendButton = el("button", { class: "send", "aria-label": words.send, disabled: true }, icon("send", true));
@@ -55,7 +56,13 @@ export class Panel {
 
   // The history, once; then what was being asked when the page was left.
   load() {
-    this.loading ??= this.#load().catch(() => { this.loading = null; });
+    this.loading ??= this.#load().catch((error) => {
+      this.loading = null;
+      if (this.log.childElementCount) return;
+      const note = this.#note(this.#reason(error));
+      note.classList.add("unloaded");
+      this.#offer(note, () => this.load());
+    });
     return this.loading;
   }
 
@@ -63,9 +70,13 @@ export class Panel {
     const found = await this.api.history();
     this.names = found;
     this.#name();
+    const unsent = this.log.querySelectorAll(".unsent");
     this.log.replaceChildren();
+    this.shown.clear();
+    this.answers = [];
     this.#line("bot").bubble.append(fill(this.words.hello, this.names));
     this.#take(found);
+    this.log.append(...unsent);
     this.missing = found.waiting;
     const { left } = this;
     this.left = null;
@@ -74,13 +85,21 @@ export class Panel {
     this.#ask(left.message, left.key, known?.text === left.message);
   }
 
+  // In another tab more may have been said.
+  comeBack() {
+    if (this.latest && !this.busy && document.visibilityState === "visible") this.refresh();
+  }
+
   // What is new since the last look.
   async refresh() {
     const found = await this.api.history(this.latest).catch(() => null);
     if (!found || this.busy) return;
     const news = this.#take(found);
     this.missing = found.waiting;
-    if (!this.missing) this.#typing(false);
+    if (!this.missing) {
+      this.#typing(false);
+      for (const late of this.log.querySelectorAll(".late")) late.remove();
+    }
     if (!news.length) return;
     this.status.textContent = "";
     for (const message of news) this.#announce(message.text);
@@ -89,14 +108,15 @@ export class Panel {
 
   #take(found) {
     this.#stand(found);
-    const news = found.messages.filter((message) => message.from !== "visitor" || !this.latest || !this.#shown(message.text));
+    const unseen = found.messages.filter(({ key }) => !this.shown.has(key));
+    const news = unseen.filter((message) => message.from !== "visitor" || !this.latest || !this.#isSaid(message.text));
     for (const message of news) this.#show(message);
     this.latest = found.messages.at(-1)?.key ?? this.latest;
     this.#offerConsent();
     return news.filter((message) => message.from !== "visitor");
   }
 
-  #shown(text) {
+  #isSaid(text) {
     const own = [...this.log.querySelectorAll(".line.visitor .bubble")];
     return own.some((bubble) => bubble.textContent === text);
   }
@@ -122,7 +142,7 @@ export class Panel {
   }
 
   #line(kind) {
-    const bubble = el("div", { class: "bubble" });
+    const bubble = el("div", { class: "bubble", dir: "auto" });
     const name = kind === "visitor" ? this.words.you : kind === "person" ? this.words.person : fill(this.words.bot, this.names);
     const line = el("div", { class: `line ${kind}` }, el("span", { class: kind === "person" ? "name" : "unseen" }, `${name}: `), bubble);
     const atEnd = this.log.scrollHeight - this.log.scrollTop - this.log.clientHeight < 80;
@@ -140,6 +160,7 @@ export class Panel {
     bubble.classList.remove("coming");
     bubble.textContent = message.text;
     line.dataset.kind = message.kind;
+    this.shown.add(message.key);
     if (message.id) {
       const answer = { id: message.id, verdict: message.verdict ?? null };
       this.answers.push(answer);
@@ -201,10 +222,11 @@ export class Panel {
     return this.#ask(text, crypto.randomUUID?.() ?? uuid());
   }
 
-  async #ask(text, key, isShown = false) {
-    for (const old of this.log.querySelectorAll(".consent, .why")) old.remove();
-    const own = isShown ? null : this.#line("visitor");
-    own?.bubble.append(text);
+  // shown: the visitor's line where it is in the log already, or true.
+  async #ask(text, key, shown = null) {
+    for (const old of this.log.querySelectorAll(".consent, .why, .unloaded")) old.remove();
+    const own = shown === true ? null : shown ?? this.#line("visitor");
+    if (own && !shown) own.bubble.append(text);
     this.busy += 1;
     this.status.textContent = "";
     this.#typing(true);
@@ -213,7 +235,10 @@ export class Panel {
     try {
       for await (const { name, data } of this.api.say(text, key)) {
         if (name === "done") this.#stand(data);
-        else {
+        else if (this.shown.has(data.key)) { // it was in the history already
+          coming?.line.remove();
+          [coming, pieces] = [null, ""];
+        } else {
           this.#typing(false);
           coming ??= this.#line("bot");
           if (name === "piece") {
@@ -230,6 +255,8 @@ export class Panel {
         }
       }
       this.latest ??= FIRST;
+      own?.line.classList.remove("unsent");
+      if (!this.loading && this.busy === 1) this.load();
     } catch (error) {
       coming?.line.remove();
       this.#excuse(error, text, key, own);
@@ -251,21 +278,28 @@ export class Panel {
 
   // It was not stored: offer to send it again, with the same key. It was, and the answer is late: look for it.
   #excuse(error, text, key, own) {
-    if (error.status === 503 && own && !error.retryAfter) {
+    if (error.stored) {
+      own?.line.classList.remove("unsent");
       this.missing = true;
       this.latest ??= FIRST;
-      this.#note(this.words.late);
+      this.#note(this.words.late).classList.add("late");
       return;
     }
-    const reason = error.status === 429 ? fill(this.words.slow, { seconds: error.retryAfter ?? 60 }) : error.status === 0 ? this.words.offline : error.message;
-    const excuse = this.#note(`${this.words.failed} ${reason}`);
-    const again = el("button", { type: "button", class: "chip" }, this.words.retry);
-    again.addEventListener("click", () => {
-      excuse.remove();
-      this.#ask(text, key, true);
-    });
-    excuse.append(again);
-    again.focus();
+    const excuse = this.#note(`${this.words.failed} ${this.#reason(error)}`);
+    excuse.classList.add("unsent");
+    own?.line.classList.add("unsent");
+    this.#offer(excuse, () => this.#ask(text, key, own ?? true));
+    excuse.querySelector("button").focus();
+  }
+
+  #reason(error) {
+    if (error.status === 429) return fill(this.words.slow, { seconds: error.retryAfter ?? 60 });
+    return error.status === 0 ? this.words.offline : this.words.trouble;
+  }
+
+  // A button that tries again, under a note that it takes away.
+  #offer(note, act) {
+    note.append(el("button", { type: "button", class: "chip", onclick: () => { note.remove(); act(); } }, this.words.retry));
   }
 
   #note(text) {

@@ -19,7 +19,7 @@ export function thumbs(words, answer, rate) {
 }
 
 export function commentForm(words, send) {
-  const text = el("textarea", { rows: "2", maxlength: "2000", "aria-label": words.why, placeholder: words.whyPlaceholder });
+  const text = el("textarea", { dir: "auto", rows: "2", maxlength: "2000", "aria-label": words.why, placeholder: words.whyPlaceholder });
   const skip = el("button", { type: "button", class: "quiet" }, words.skip);
   const form = el("form", { class: "why" }, text, el("div", { class: "row" }, skip, el("button", { class: "chip" }, words.comment)));
   skip.addEventListener("click", () => form.remove());
@@ -37,7 +37,7 @@ export function ratingForm(words, send, back) {
     const input = el("input", { type: "radio", name: "stars", id: `star${at + 1}`, value: String(at + 1), class: "unseen", required: true });
     return [input, el("label", { for: `star${at + 1}`, title: label }, el("span", { class: "unseen" }, label), el("span", { "aria-hidden": "true" }, "★"))];
   });
-  const comment = el("textarea", { rows: "3", maxlength: "2000", "aria-label": words.rateComment, placeholder: words.rateComment });
+  const comment = el("textarea", { dir: "auto", rows: "3", maxlength: "2000", "aria-label": words.rateComment, placeholder: words.rateComment });
   const form = el(
     "form", { class: "rating" },
     el("fieldset", { class: "stars" }, el("legend", {}, words.rateTitle), ...stars.flat()), comment,

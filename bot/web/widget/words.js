@@ -16,7 +16,7 @@ const WORDS = {
     withPerson: "Você está com nossa equipe. Uma pessoa vai responder aqui.",
     stopped: "Você pediu para parar; nada mais será respondido.",
     failed: "Não foi enviada.", retry: "Tentar de novo", slow: "Muitas mensagens. Tente de novo em {seconds} s.",
-    late: "A resposta está demorando; ela aparece aqui assim que chegar.", offline: "Sem conexão.",
+    late: "A resposta está demorando; ela aparece aqui assim que chegar.", offline: "Sem conexão.", trouble: "Algo deu errado do nosso lado; tente de novo em um instante.",
     machine: "Assistente de IA. Confira o que for importante.", unread: "Nova mensagem",
   },
   en: {
@@ -35,7 +35,7 @@ const WORDS = {
     withPerson: "You are with our team. A person will answer here.",
     stopped: "You asked us to stop; nothing more will be answered.",
     failed: "It was not sent.", retry: "Try again", slow: "Many messages. Try again in {seconds} s.",
-    late: "The answer takes long; it will appear here when it comes.", offline: "No connection.",
+    late: "The answer takes long; it will appear here when it comes.", offline: "No connection.", trouble: "Something went wrong on our side; try again in a moment.",
     machine: "AI assistant. Check what matters.", unread: "New message",
   },
 };

@@ -1,13 +1,14 @@
 """The widget in a real browser: on a shop's own site (another origin, a strict content policy) and on /chat."""
 
 import re
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
 from servers import ScriptedModel
 from sqlalchemy import select
 
+from bot import chat_api
 from bot.wiring import Awake
 from core.db import transaction
 from core.tables import Conversation, Customer, Feedback, Message
@@ -257,6 +258,90 @@ class TestWhenItGoesWrong:
         assert page.locator(".line.bot", has_text=REPLY).count() == 1
         assert len(model.asked) == 1, "it was asked once"
 
+    def test_a_reload_after_the_answer_was_made(
+        self, open_chat: Callable[..., Any], awake: Awake, model: ScriptedModel
+    ) -> None:
+        model.say, model.delay = lambda name, question: REPLY, 1.0
+        page = open_chat()
+        ask(page, "Como é o colchão?")
+        wait_for(awake, Message)
+        page.goto("about:blank")
+        wait_for(awake, Message, 3)
+        page.go_back()
+        page.get_by_role("button", name="Abrir conversa").click()
+        answered(page, REPLY)
+        page.wait_for_function("localStorage.getItem('npllm-chat-pending') === null")
+        assert page.locator(".line.visitor").count() == 1
+        assert page.locator(".line.bot").count() == 3, "the greeting, the answer, the question about consent: once each"
+        assert len(model.asked) == 1
+
+    def test_a_stream_that_breaks_off_is_waited_for(
+        self, open_chat: Callable[..., Any], awake: Awake, model: ScriptedModel, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It was stored, so nobody is told that it was not sent."""
+        model.say, model.delay = lambda name, question: REPLY, 1.0
+        whole = chat_api._as_sse
+
+        async def torn(*given: Any) -> AsyncIterator[str]:
+            async for line in whole(*given):
+                yield line
+                return
+
+        monkeypatch.setattr(chat_api, "_as_sse", torn)
+        page = open_chat()
+        ask(page, "Como é o colchão?")
+        page.locator(".excuse", has_text="A resposta está demorando").wait_for()
+        answered(page, REPLY)
+        assert page.locator(".excuse").count() == 0
+        assert page.locator(".line.visitor").count() == 1
+
+    def test_our_own_troubles_are_told_in_the_visitors_language(
+        self, open_chat: Callable[..., Any], model: ScriptedModel
+    ) -> None:
+        page = open_chat()
+        page.locator(".bubble", has_text="Olá!").wait_for()
+        page.route("**/api/chat", lambda route: route.fulfill(
+            status=503, headers={"retry-after": "5", "access-control-allow-origin": "*"},
+            json={"error": "The ledger does not answer.", "next_step": "Try again in a moment."},
+        ))  # fmt: skip
+        ask(page, "Oi")
+        page.locator(".excuse", has_text="Algo deu errado do nosso lado").wait_for()
+        assert "ledger" not in page.locator(".excuse").inner_text()
+
+    def test_opened_without_a_line(
+        self, site: str, shop: Any, visit: Callable[..., Any], model: ScriptedModel, awake: Awake
+    ) -> None:
+        model.say = lambda name, question: REPLY if "colchão" in question else "Sim."
+        page = visit(shop[1])
+        page.locator(".launcher").wait_for()
+        page.context.set_offline(True)
+        page.get_by_role("button", name="Abrir conversa").click()
+        page.locator(".excuse", has_text="Sem conexão.").wait_for()
+        ask(page, "Vocês entregam?")
+        page.locator(".excuse", has_text="Não foi enviada.").wait_for()
+        page.context.set_offline(False)
+        ask(page, "Como é o colchão?")
+        answered(page, REPLY)
+        page.get_by_role("heading", name="Fale com Lia").wait_for()
+        page.locator(".excuse", has_text="Não foi enviada.").get_by_role("button").click()
+        answered(page, "Sim.")
+        assert page.locator(".line.visitor .bubble").all_inner_texts() == ["Vocês entregam?", "Como é o colchão?"]
+
+    def test_two_tabs_are_one_conversation(self, open_chat: Callable[..., Any], model: ScriptedModel) -> None:
+        model.say = lambda name, question: f"Recebi: {question.splitlines()[-1]}"
+        page = open_chat()
+        ask(page, "primeira")
+        answered(page, "Recebi")
+        other = page.context.new_page()
+        other.goto(page.url)
+        other.get_by_role("button", name="Abrir conversa").click()
+        answered(other, "primeira")
+        ask(other, "na outra aba")
+        answered(other, "na outra aba")
+        page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+        answered(page, "na outra aba")
+        assert page.locator(".line.visitor .bubble").all_inner_texts() == ["primeira", "na outra aba"]
+
     def test_a_cut_line_and_the_same_question_again(
         self, open_chat: Callable[..., Any], awake: Awake, model: ScriptedModel
     ) -> None:
@@ -312,6 +397,16 @@ class TestWhenItGoesWrong:
         with transaction(awake.engine) as session:
             customer = session.scalars(select(Customer)).one()
             assert (customer.consent, customer.opted_out_at) == ("denied", None)
+
+
+class TestWritingFromRightToLeft:
+    def test_goes_from_right_to_left(self, open_chat: Callable[..., Any], model: ScriptedModel) -> None:
+        model.say = lambda name, question: "مرحبا بكم في المتجر (abc)!"
+        page = open_chat()
+        ask(page, "שלום, abc")
+        answered(page, "مرحبا")
+        seen = page.locator(".bubble").evaluate_all("all => all.map(each => getComputedStyle(each).direction)")
+        assert seen[:3] == ["ltr", "rtl", "rtl"]
 
 
 class TestOurOwnPage:
