@@ -184,6 +184,16 @@ class TestOrigins:
         refused = web.post("/api/chat", json={}, headers={"Origin": SHOP})
         assert (refused.status_code, refused.headers["access-control-allow-origin"]) == (400, SHOP)
 
+    def test_an_allowed_site_in_capitals(self, awake: Awake) -> None:
+        """Browsers send an origin in small letters, whatever the setting says."""
+        settings = awake.settings.model_copy(update={"chat_allowed_origins": ["https://WWW.Alvorada.example/"]})
+        with TestClient(create_app(settings)) as web:
+            answer = web.get("/api/history", headers={"Origin": "https://www.alvorada.example"})
+        assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (
+            200,
+            "https://www.alvorada.example",
+        )
+
     @pytest.mark.parametrize(
         "origin", ["https://evil.example", "null", "http://www.alvorada.example", "https://www.alvorada.example.evil"]
     )
