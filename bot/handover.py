@@ -20,12 +20,12 @@ from sqlalchemy.orm import Session
 
 from bot import guardrails, people, units
 from core import events, jobs
-from core.errors import BadInput, Conflict, NotFound
+from core.errors import BadInput, Conflict, NotAllowed, NotFound
 from core.hours import is_open, parse_hours
 from core.prompts import Language
 from core.redact import Redactor
 from core.settings import Settings
-from core.tables import Conversation, Handover, Message, OutboxItem, new_id, now
+from core.tables import Conversation, Customer, Handover, Message, OutboxItem, new_id, now
 from core.text import split_text, words
 from integrations.redis.queue import enqueue
 from integrations.slack.desk import HANDOVER, place
@@ -176,15 +176,18 @@ def reply(session: Session, handover: Handover, text: str, *, by: str) -> str:
     Raises:
         BadInput: the answer is empty, or too long.
         Conflict: somebody else has it, or it was given back.
+        NotAllowed: the person wants no more messages.
     """
     text = text.replace("\x00", "").replace("\r\n", "\n").strip()
     if not text:
         raise BadInput("The answer is empty.", "Write it first.")
     if len(text) > MAX_ANSWER:
         raise BadInput(f"The answer has more than {MAX_ANSWER} characters.", "Send it in two.")
+    conversation = session.get_one(Conversation, handover.conversation_id)
+    if session.get_one(Customer, conversation.customer_id).opted_out_at is not None:
+        raise NotAllowed("This person asked for no more messages (PARAR).", "Give the conversation back to the bot.")
     take(session, handover, by=by)
     handover.last_reply_at = now()
-    conversation = session.get_one(Conversation, handover.conversation_id)
     message = Message(
         id=new_id(), conversation_id=conversation.id, customer_id=conversation.customer_id,
         context=conversation.context, channel=conversation.channel, direction="out", role="person", kind="person",

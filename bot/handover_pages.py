@@ -13,7 +13,7 @@ from bot.login import Login
 from bot.pages import page
 from bot.wiring import need_redis
 from core.db import transaction
-from core.errors import BadInput, Conflict, NotFound
+from core.errors import BadInput, Conflict, NotAllowed, NotFound
 from core.settings import Settings
 from core.tables import Conversation, Handover, Message, OutboxItem
 from integrations.redis.queue import connect
@@ -56,7 +56,7 @@ def handover_pages(settings: Settings, engine: Engine, login: Login) -> APIRoute
                     lane = handover.reply(session, row, text, by=person)
                 else:
                     raise BadInput(f"There is no action '{action}'.", "Use the page's own buttons.")
-        except (BadInput, Conflict) as error:
+        except (BadInput, Conflict, NotAllowed) as error:
             with transaction(engine) as session:
                 return _talk(request, session, person, key, error=error, draft=text)
         if lane is not None:
@@ -67,8 +67,8 @@ def handover_pages(settings: Settings, engine: Engine, login: Login) -> APIRoute
 
 
 def _talk(
-    request: Request, session: Session, person: str, key: uuid.UUID, *, error: BadInput | Conflict | None = None,
-    draft: str = "",
+    request: Request, session: Session, person: str, key: uuid.UUID, *,
+    error: BadInput | Conflict | NotAllowed | None = None, draft: str = "",
 ) -> HTMLResponse:  # fmt: skip
     row = _find(session, key)
     conversation = session.get_one(Conversation, row.conversation_id)

@@ -21,7 +21,7 @@ from bot.slack import cards, forms
 from bot.wiring import Awake
 from core import events
 from core.db import transaction
-from core.errors import Conflict, NotFound, NpllmError, Unavailable, VendorUnavailable
+from core.errors import Conflict, NotAllowed, NotFound, NpllmError, Unavailable, VendorUnavailable
 from core.messages import InboundCommand
 from core.redact import Redactor
 from core.settings import Settings
@@ -96,7 +96,7 @@ def _done(awake: Awake, event_id: int, command: InboundCommand, held: Lease) -> 
         raise
     except NpllmError as error:  # what was asked cannot be done: nothing was, and the asker is told why
         words = forms.WORDS[awake.settings.language]
-        known = {Conflict: words["taken"], NotFound: words["gone"]}
+        known = {Conflict: words["taken"], NotFound: words["gone"], NotAllowed: words["stopped"]}
         steps = [{"tell": known.get(type(error), str(error))}]
         _remember(awake, event_id, steps)
         return steps
@@ -171,7 +171,10 @@ def decide(desk: Desk) -> list[Step]:
         queue.submit(desk.session, data["item"], _reviewer(desk.command), data["verdict"])
         return [{"cards": True}]
     item = queue.claim(desk.session, data["item"], _reviewer(desk.command), settings)
-    arguments = {"trigger_id": data["trigger_id"], "view": forms.correction_form(settings.language, item, data["channel"])}
+    arguments = {
+        "trigger_id": data["trigger_id"],
+        "view": forms.correction_form(settings.language, item, data["channel"]),
+    }
     return [{"method": "views.open", "arguments": arguments, "otherwise": desk.words["too_late"]}]
 
 

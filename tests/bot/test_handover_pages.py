@@ -92,6 +92,9 @@ def test_mistakes_keep_what_was_written(client: TestClient, awake: Awake, street
     for text in ("   ", "x" * 4_001):
         assert log_on(client, "bia").post(path, data={"action": "reply", "text": text}).status_code == 400
     assert client.post(path, data={"action": "explode"}).status_code == 400
+    street.says("PARAR")
+    stopped = log_on(client, "bia").post(path, data={"action": "reply", "text": "Ainda aí?"})
+    assert stopped.status_code == 403 and "no more messages" in stopped.text and "Ainda aí?" in stopped.text
     assert due(awake) == []
     assert client.get("/handover/00000000-0000-0000-0000-000000000000").status_code == 404
     assert client.get("/handover/nothing").status_code == 422

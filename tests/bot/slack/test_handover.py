@@ -90,6 +90,15 @@ def test_an_answer_of_blanks_is_refused(work: Workspace, awake: Awake, asked_for
     assert standing(awake)[0] is None
 
 
+def test_not_to_somebody_who_wants_no_more_messages(work: Workspace, awake: Awake, asked_for: str) -> None:
+    work.street.says("PARAR")
+    before = work.vendors.texts()
+    work.does("view__reply", handover=asked_for)
+    assert work.calls[-1]["text"].startswith("Esta pessoa pediu para não receber mais mensagens")
+    assert (work.vendors.texts(), standing(awake)[0]) == (before, None)
+    assert [row.kind for row in work.street.outbox() if row.kind == "person"] == []
+
+
 def test_not_from_another_channel(work: Workspace, awake: Awake, asked_for: str) -> None:
     awake.settings.slack_handover_channel = "C0OUTRA"
     for name in ("click__handover_reply", "click__handover_return"):
