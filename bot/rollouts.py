@@ -76,14 +76,30 @@ def start(
 
 def _control(session: Session, version: AdapterVersion, against: str | None) -> AdapterVersion | None:
     """What a version is compared with; None is the frozen base."""
-    control = registry.champion(session, version.context)
-    if against is not None:
-        control = None if against == "base" else registry.by_name(session, against)
-    if control is not None and control.id == version.id:
+    champion = registry.champion(session, version.context)
+    if champion is not None and champion.id == version.id:
         raise Conflict(
-            f"{version.name} already serves '{version.context}'.", "Start another version, or name --against base."
+            f"{version.name} already serves '{version.context}'.",
+            "Start another version; npllm rollout undo takes this one back.",
         )
+    if against is None:
+        return champion
+    control = None if against == "base" else _servable(session, version.context, against)
+    if control is not None and control.id == version.id:
+        raise Conflict(f"{version.name} cannot be compared with itself.", "Name another version, or base.")
     return control
+
+
+def _servable(session: Session, context: str, name: str) -> AdapterVersion:
+    """A version that may serve a context: its own (what employees may read is not for customers), and registered."""
+    version = registry.by_name(session, name)
+    if version.context != context:
+        raise Conflict(f"{name} is a version of '{version.context}', not of '{context}'.", "Name one of its own.")
+    if version.state == "quarantined":
+        raise Conflict(f"{version.name} is quarantined.", "npllm rollout retry revives it.")
+    if version.state != "registered":
+        raise Conflict(f"{version.name} is {version.state} and is not served.", "npllm adapters show says why.")
+    return version
 
 
 def _first_weight(plan: Plan) -> float:
@@ -272,22 +288,35 @@ def undo(session: Session, context: str, *, actor: str, to: str | None = None, r
     if to == "base":
         target = None
     elif to is not None:
-        target = registry.by_name(session, to if not to.isdigit() else f"{context}-v{to}")
-        if target.state not in ("registered", "retired"):
-            raise Conflict(f"{target.name} is {target.state}.", "npllm rollout retry revives it.")
+        target = _servable(session, context, to if not to.isdigit() else f"{context}-v{to}")
     else:
-        target = session.scalar(
-            select(AdapterVersion)
-            .where(
-                AdapterVersion.context == context, AdapterVersion.state == "registered",
-                AdapterVersion.number < (champion.number if champion else 0),
-            )
-            .order_by(AdapterVersion.number.desc())
-            .limit(1)
-        )  # fmt: skip
-        if champion is None:
+        if champion is None and active is None:
             raise NotFound(f"'{context}' is served by the frozen base already.", "Name one: --to-version N.")
+        target = _served_before(session, champion) if champion else None
+    if target is champion:  # only the challenger was to be taken back, or nothing
+        return target.name if target else "base"
     return _uncrown(session, context, target, "undo", actor, reason)
+
+
+def _served_before(session: Session, champion: AdapterVersion) -> AdapterVersion | None:
+    """The latest champion before this one that may still serve; None is the frozen base.
+
+    Not the version with the number before: that one may never have earned anybody's traffic.
+    """
+    promotions = session.scalars(
+        select(Rollout)
+        .where(Rollout.context == champion.context, Rollout.state == "promoted")
+        .order_by(Rollout.ended_at.desc())
+    ).all()
+    since = next((n for n, one in enumerate(promotions) if one.version_id == champion.id), len(promotions))
+    for promotion in promotions[since:]:
+        before = promotion.evidence.get("champion_before", "base")
+        if before == "base":
+            return None
+        version = registry.by_name(session, before)
+        if version.state == "registered" and version.id != champion.id:
+            return version
+    return None
 
 
 def _uncrown(session: Session, context: str, target: AdapterVersion | None, verb: str, actor: str, reason: str) -> str:

@@ -226,6 +226,46 @@ class TestBackwards:
         with transaction(engine) as session, pytest.raises(Conflict, match="quarantined"):
             rollouts.undo(session, "customers", actor="test", to=name)
 
+    def test_a_version_that_never_earned_traffic_is_not_gone_back_to(self, engine: Engine, champion: str) -> None:
+        """Superseded in the line, or never begun: the number before the champion's is not the champion before."""
+        for _ in range(2):
+            unproved = new_version(engine)
+            begin(engine, new_version(engine))
+            with transaction(engine) as session:
+                rollouts.promote(session, "customers", actor="test", full=True, reason="drill")
+        served = []
+        with transaction(engine) as session:
+            for _ in range(3):
+                served.append(rollouts.undo(session, "customers", actor="drift"))
+            assert served == ["customers-v3", champion, "base"]
+            assert registry.by_name(session, unproved).state == "registered"
+
+    @pytest.mark.parametrize(("facts", "why"), [
+        ({"context": "employees"}, "a version of 'employees', not of 'customers'"),
+        ({"state": "retired"}, "is retired and is not served"),
+        ({"state": "refused"}, "is refused and is not served"),
+    ])  # fmt: skip
+    def test_only_a_version_that_may_serve_here_is_a_target(
+        self, engine: Engine, champion: str, facts: dict[str, str], why: str
+    ) -> None:
+        with transaction(engine) as session:
+            name = make_version(session, **facts).name  # type: ignore[arg-type]
+        with transaction(engine) as session, pytest.raises(Conflict, match=why):
+            rollouts.undo(session, "customers", actor="test", to=name)
+        with pytest.raises(Conflict, match=why):
+            begin(engine, new_version(engine), against=name)
+
+    def test_undo_takes_a_challenger_back_that_nothing_came_before(self, engine: Engine) -> None:
+        begin(engine, new_version(engine))
+        with transaction(engine) as session:
+            assert rollouts.undo(session, "customers", actor="test") == "base"
+        assert latest(engine).state == "aborted"
+
+    def test_who_serves_already_is_no_challenger(self, engine: Engine, champion: str) -> None:
+        """Its abort would put the champion itself out of service."""
+        with pytest.raises(Conflict, match="already serves"):
+            begin(engine, champion, against="base")
+
 
 class TestTogether:
     """Fault test 17 in short."""
