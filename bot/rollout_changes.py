@@ -78,12 +78,14 @@ def apply(session: Session, rollout: Rollout, change: Change) -> Rollout:
 
 
 def crown(session: Session, rollout: Rollout, actor: str, reason: str, evidence: dict[str, Any]) -> Rollout:
+    """The challenger is champion. The rollout's row first, then the context's, as `undo` takes them: no deadlock."""
     champion = registry.champion(session, rollout.context)
-    registry.crown(session, rollout.context, rollout.version_id, expected=champion.id if champion else None)
-    session.get_one(Context, rollout.context).watched_since = now()
     evidence = {**evidence, "champion_before": champion.name if champion else "base"}
     change = Change("promote", actor, reason, "promoted", "rollout.promoted", weight=1.0, evidence=evidence)
-    return apply(session, rollout, change)
+    apply(session, rollout, change)
+    registry.crown(session, rollout.context, rollout.version_id, expected=champion.id if champion else None)
+    session.get_one(Context, rollout.context).watched_since = now()
+    return rollout
 
 
 def quarantine(session: Session, version_id: uuid.UUID, reason: str) -> None:

@@ -45,6 +45,7 @@ def start(
     if version.state != "registered":
         raise Conflict(f"{name} is {version.state}: {'; '.join(map(str, version.reasons)) or 'see its run'}.",
                        "npllm rollout retry revives a quarantined version.")  # fmt: skip
+    _take_turns(session, version.context)
     control = _control(session, version, against)
     active = current(session, version.context)
     if active is not None and not queue:
@@ -72,6 +73,11 @@ def start(
     session.flush()
     _announce_start(session, rollout, version, control, "start" if begins else "queue", actor, reason)
     return rollout
+
+
+def _take_turns(session: Session, context: str) -> None:
+    """Of two that begin a rollout at once the second sees the first's, and is told."""
+    session.execute(select(Context.name).where(Context.name == context).with_for_update(key_share=True))
 
 
 def _control(session: Session, version: AdapterVersion, against: str | None) -> AdapterVersion | None:
@@ -140,6 +146,9 @@ def _supersede(session: Session, context: str, by: str) -> None:
 
 def next_in_line(session: Session, context: str) -> None:
     """Nothing runs: who waits begins, against the champion of now."""
+    if waiting(session, context) is None:
+        return
+    _take_turns(session, context)
     if current(session, context) is not None or (rollout := waiting(session, context)) is None:
         return
     version = session.get_one(AdapterVersion, rollout.version_id)
