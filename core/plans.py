@@ -1,6 +1,8 @@
 """A challenger's way to all traffic: stages, presets by volume, and plans read from YAML in Argo Rollouts' words."""
 
+import re
 from dataclasses import asdict, dataclass, replace
+from datetime import date
 from typing import Any, Literal, cast, get_args
 
 import yaml
@@ -14,6 +16,8 @@ OnGuardrail = Literal["rollback", "freeze"]
 
 HOUR = 3600.0
 DAY = 24 * HOUR
+LONGEST = 365 * DAY
+_UNITS = {"s": 1.0, "m": 60.0, "h": HOUR, "d": DAY}
 
 
 @dataclass(frozen=True)
@@ -103,10 +107,7 @@ def read_plan(text: str) -> Plan:
     Raises:
         BadInput: names the line's key and what is wrong with it.
     """
-    try:
-        data = yaml.safe_load(text)
-    except yaml.YAMLError:
-        data = None
+    data = _load(text)
     if not isinstance(data, dict) or not isinstance(data.get("steps"), list):
         raise BadInput("A plan is a YAML mapping with a list of `steps`.", "Start from: npllm rollout lint --example")
     _only(
@@ -118,7 +119,7 @@ def read_plan(text: str) -> Plan:
     mode = cast(Mode, _choice(data.get("mode", "canary"), "mode", get_args(Mode)))
     stages = _read_steps(data["steps"], most=100.0 if mode == "blue-green" else 99.9)
     plan = Plan(
-        name=str(data.get("name", "custom")),
+        name=_name(data.get("name", "custom")),
         stages=stages,
         mode=mode,
         epoch=cast(Epoch, _choice(data.get("epoch", "day"), "epoch", get_args(Epoch))),
@@ -142,6 +143,21 @@ def read_plan(text: str) -> Plan:
             "holdback: blue-green needs one: without it nobody is left to compare with.", "Give 5 to 10 percent."
         )
     return plan
+
+
+def _load(text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        wrong = f"line {line}: {error.problem or error.context}"
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date or a number that there is not
+        wrong = str(error).splitlines()[0]
+    except RecursionError:
+        wrong = "it is nested too deeply"
+    raise BadInput(
+        f"A plan is a YAML mapping with a list of `steps`; {wrong}.", "Start from: npllm rollout lint --example"
+    )
 
 
 def _read_steps(steps: list[Any], *, most: float) -> tuple[Stage, ...]:
@@ -180,14 +196,16 @@ def _read_steps(steps: list[Any], *, most: float) -> tuple[Stage, ...]:
 
 def _read_step(stage: Stage, step: dict[str, Any], where: str) -> Stage:
     """The stage with what this step says of it."""
-    analysis = step.get("analysis") or {}
+    analysis = {} if step.get("analysis") is None else step["analysis"]
     if not isinstance(analysis, dict):
         raise BadInput(f"{where}: analysis is no mapping.", "Write it as analysis: {minVotes: 60, margin: 10}")
     _only(analysis, {"minVotes", "margin"}, f"{where}: analysis")
     for found, prefix in ((step, where), (analysis, f"{where}: analysis")):
         if "minVotes" in found:
-            votes = int(_number(found["minVotes"], f"{prefix}: minVotes", 1, 1_000_000))
-            stage = replace(stage, min_votes=votes)
+            votes = _number(found["minVotes"], f"{prefix}: minVotes", 1, 1_000_000)
+            if votes != int(votes):
+                raise BadInput(f"{prefix}: minVotes is {votes:g}; votes are whole.", "See docs/rollouts.md.")
+            stage = replace(stage, min_votes=int(votes))
         if "margin" in found:
             stage = replace(stage, margin=_number(found["margin"], f"{prefix}: margin", 0.1, 50) / 100)
     if "audience" in step:
@@ -234,22 +252,31 @@ def _yes_or_no(value: Any, key: str) -> bool:
     return value
 
 
+def _name(value: Any) -> str:
+    if not isinstance(value, str | int | float | date) or not (name := str(value)).isprintable() or len(name) > 80:
+        raise BadInput("name is no short text.", "Write it as name: careful")
+    return name
+
+
 def _number(value: Any, key: str, least: float, most: float) -> float:
-    """A number from `least` to `most`; NaN is in no range."""
+    """A number from `least` to `most`; NaN is in no range, and `true` is no 1."""
     try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise BadInput(f"{key} is '{value}', which is no number.", "See docs/rollouts.md.") from None
+        number = float("" if isinstance(value, bool) else value)
+    except (TypeError, ValueError, OverflowError):
+        raise BadInput(f"{key} is '{str(value)[:40]}', which is no number.", "See docs/rollouts.md.") from None
     if not least <= number <= most:
         raise BadInput(f"{key} is {number:g}; it must be from {least:g} to {most:g}.", "See docs/rollouts.md.")
     return number
 
 
 def _duration(value: Any, key: str, least: float = 0.0) -> float:
-    """'30s', '15m', '6h', '1d' in seconds."""
-    text = str(value)
-    unit = {"s": 1.0, "m": 60.0, "h": HOUR, "d": DAY}.get(text[-1:])
-    seconds = _number(text[:-1] if unit else text, key, 0, 365 * 86400) * (unit or 1.0)
-    if seconds < least:
-        raise BadInput(f"{key} is {text}; it must be at least {least:g} seconds.", "See docs/rollouts.md.")
+    """'30s', '15m', '6h', '1d' or '1h30m' in seconds; a bare number is seconds."""
+    text = str(value).replace(" ", "")
+    if re.fullmatch(r"[0-9.]+", text):
+        text += "s"
+    if not re.fullmatch(r"([0-9]+(\.[0-9]+)?[smhd])+", text):
+        raise BadInput(f"{key} is '{text[:40]}', which is no duration.", "Write 30s, 15m, 6h, 1d or 1h30m.")
+    seconds = sum(float(count) * _UNITS[unit] for count, unit in re.findall(r"([0-9.]+)([smhd])", text))
+    if not least <= seconds <= LONGEST:
+        raise BadInput(f"{key} is {text[:40]}; it must be from {least:g} seconds to 365d.", "See docs/rollouts.md.")
     return seconds

@@ -447,7 +447,10 @@ class TestPlans:
     def test_the_preset_follows_the_volume(self, votes_per_day: float, name: str) -> None:
         assert preset_for(votes_per_day).name == name
 
-    @pytest.mark.parametrize(("text", "seconds"), [("30s", 30), ("15m", 900), ("6h", 21600), ("1d", 86400), ("45", 45)])
+    @pytest.mark.parametrize(
+        ("text", "seconds"),
+        [("30s", 30), ("15m", 900), ("6h", 21600), ("1d", 86400), ("45", 45), ("1h30m", 5400), ("1.5h", 5400)],
+    )
     def test_durations(self, text: str, seconds: float) -> None:
         plan = read_plan(f"steps: [{{setWeight: 50, pause: {{duration: {text}}}}}]")
         assert plan.stages[0].hold_seconds == seconds
@@ -500,6 +503,19 @@ class TestPlans:
             ("requireApproval: maybe\nsteps: [{setWeight: 50}]", "requireApproval"),
             ("expires: 5m\nsteps: [{setWeight: 50}]", "expires"),
             ("anchorMargin: none\nsteps: [{setWeight: 50}]", "anchorMargin"),
+            ("name: x\nsteps:\n  - setWeight: 5\n   margin: 3\n", "line 4"),
+            ("steps:\n\t- setWeight: 5\n", "line 2"),
+            ("name: 2026-13-45\nsteps: [{setWeight: 50}]", "month"),
+            ("steps: " + "[" * 3000, "nested"),
+            (f"steps: [{{setWeight: {'9' * 5000}}}]", "steps.*digits"),
+            ("name:\nsteps: [{setWeight: 50}]", "name"),
+            ('name: "a\\0b"\nsteps: [{setWeight: 50}]', "name"),
+            ("steps: [{setWeight: yes}]", "Step 1.*setWeight.*True"),
+            ("holdback: true\nsteps: [{setWeight: 50}]", "holdback"),
+            ("steps: [{setWeight: 50, minVotes: 30.7}]", "Step 1.*minVotes.*whole"),
+            ("steps: [{setWeight: 50, analysis: []}]", "Step 1.*analysis"),
+            ("steps: [{setWeight: 50, pause: {duration: 5w}}]", "Step 1.*duration is '5w'.*1h30m"),
+            ("steps: [{setWeight: 50, pause: {duration: 9000d}}]", "Step 1.*duration.*365d"),
         ],
     )
     def test_every_error_names_the_key(self, text: str, names: str) -> None:
