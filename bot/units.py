@@ -136,9 +136,11 @@ def count_vote(session: Session, answer: Message, customer_id: uuid.UUID, value:
     """The first rating of a unit is its vote, by the arm that answered; True where this was it.
 
     A changed or removed rating leaves the vote as it stands, and a rating of an answer that another version had to
-    give is no vote. Whoever answered, only the person who was answered votes.
+    give is no vote. Whoever rates it, only the person who was answered votes.
     """
     if answer.rollout_id is None or answer.arm is None or "epoch" not in answer.route:
+        return False
+    if answer.customer_id != customer_id:  # in a channel many may rate one answer: it was drawn for one of them
         return False
     voted = session.execute(
         update(Assignment)

@@ -181,6 +181,9 @@ class TestVotes:
         with transaction(engine) as session:
             answer = answered(session, make_customer(session), rollout)
             assert not units.count_vote(session, answer, make_customer(session).id, 0.0)
+            other = answered(session, make_customer(session), rollout, "champion")
+            assert not units.count_vote(session, answer, other.customer_id, 0.0)  # nor with the unit they have
+            assert units.count_vote(session, answer, answer.customer_id, 1.0)
 
     def test_a_rating_thirty_days_late(self, engine: Engine, rollout: Rollout) -> None:
         """Into a rollout that still runs it counts with the assignment's weight; into an ended one it changes
