@@ -184,7 +184,7 @@ def read_votes(session: Session, rollout: Rollout, *, anchor: Anchor, blue_green
 
     Args:
         anchor: what stands for the frozen base.
-        blue_green: the challenger is compared with the held back in everything: nobody else is left.
+        blue_green: whose held back are the control, and no fixed point.
         stages: how many the plan has; units after the last belong to the watch over a promoted version.
     """
     a = Assignment
@@ -198,20 +198,20 @@ def read_votes(session: Session, rollout: Rollout, *, anchor: Anchor, blue_green
         .where(a.rollout_id == rollout.id, a.stage < stages)
         .order_by(a.assigned_at, a.customer_id)
     ).all()
-    arms = [row for row in voted if row.vote_arm != "holdback"]
-    anchored = [row for row in voted if row.vote_arm in ("challenger", "holdback") and row.holdback > 0]
-    if blue_green:
-        units = [row for row in units if row.holdback > 0]
-    else:
-        units = [row for row in units if row.arm != "holdback"]
+    arms = [row for row in voted if _compared(row.vote_arm, row.vote_probability, row.holdback)]
+    anchored = [
+        row for row in voted
+        if row.vote_arm in ("challenger", "holdback") and row.holdback > 0 and (row.vote_probability == 1) == blue_green
+    ]  # fmt: skip
+    units = [row for row in units if _compared(row.arm, row.probability, row.holdback)]
     return Votes(
         y=[row.vote for row in arms],
         canary=[row.vote_arm == "challenger" for row in arms],
-        w=[row.vote_probability for row in arms],
+        w=[_chance(row.vote_probability, row.holdback) for row in arms],
         stage=[row.vote_stage for row in arms],
         solicited=[row.solicited for row in arms],
         assigned_canary=[row.arm == "challenger" for row in units],
-        assigned_w=[anchor_weight(row.probability, row.holdback) if blue_green else row.probability for row in units],
+        assigned_w=[_chance(row.probability, row.holdback) for row in units],
         served=[row.served for row in units],
         failed=[row.failed for row in units],
         slow=[row.slow for row in units],
@@ -222,3 +222,14 @@ def read_votes(session: Session, rollout: Rollout, *, anchor: Anchor, blue_green
         anchor_w=[anchor_weight(row.vote_probability, row.holdback) for row in anchored],
         failures_in_a_row=rollout.failed_in_a_row,
     )
+
+
+def _compared(arm: str, probability: float, holdback: float) -> bool:
+    """Whether a unit is one of challenger and control: where all but the held back got the challenger (blue-green, a
+    probability of 1), the held back are the control, and only there."""
+    return holdback > 0 if probability == 1 else arm != "holdback"
+
+
+def _chance(probability: float, holdback: float) -> float:
+    """The challenger's, against the control. A rollout whose mode changes keeps what it has seen, as it was drawn."""
+    return anchor_weight(probability, holdback) if probability == 1 else probability

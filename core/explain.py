@@ -121,7 +121,7 @@ def _in_a_row(plan: Plan, stage: int, votes: Votes, name: str, limit: float) -> 
         return float(weigh(plan, stage, more)[name])
 
     if plan.mode == "blue-green" and name.startswith("harm"):
-        return None  # its votes are the anchor's
+        return None  # what one of its votes proves depends on the share held back
     high = 1
     while after(high) < limit:
         high *= 2

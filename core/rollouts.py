@@ -61,15 +61,15 @@ class Votes:
     so only the rated message's own arm was drawn with its own probability.
 
     Attributes:
-        y, canary, w, stage: challenger against control (without the held back): rating from 0 to 1, arm, probability
-            of the challenger, index of the stage.
+        y, canary, w, stage: challenger against control (blue-green: against the held back, who are its control; else
+            without them): rating from 0 to 1, arm, probability of the challenger, index of the stage.
         solicited: per vote, whether the unit was asked for a rating by the coin (`solicits`).
         assigned_canary, assigned_w: per unit.
         served, failed, slow, unsafe: per unit, how many replies were served, failed, were slower than the control's
             95th percentile, were stopped by the safety filter or handed over. A unit counts once in each guard.
         anchor: what stands for the frozen base: the control itself, the holdback, or nothing.
         anchor_y, anchor_canary, anchor_w: votes of the challenger and of the holdback, in the order they were given;
-            `w` is the challenger's chance among these two (`anchor_weight`). Blue-green decides on these alone.
+            `w` is the challenger's chance among these two (`anchor_weight`).
         failures_in_a_row: technical failures of the challenger's latest replies, unbroken by a success.
         stops: what was found wrong with the challenger itself.
     """
@@ -161,15 +161,9 @@ class Weighed:
     """
 
     def __init__(self, plan: Plan, stage: int, votes: Votes) -> None:
-        by_stage: ArrayLike = votes.stage
-        if plan.mode == "blue-green":  # all traffic is the challenger's: only the held back are left to compare with
-            rated: tuple[Any, ...] = (votes.anchor_y, votes.anchor_canary, votes.anchor_w)
-            by_stage = [stage] * len(votes.anchor_y)
-        else:
-            rated = (votes.y, votes.canary, votes.w)
-        y, w = (np.asarray(values, dtype=float) for values in (rated[0], rated[2]))
-        canary = np.asarray(rated[1], dtype=bool)
-        here = np.asarray(by_stage, dtype=int) == stage
+        y, w = (np.asarray(values, dtype=float) for values in (votes.y, votes.w))
+        canary = np.asarray(votes.canary, dtype=bool)
+        here = np.asarray(votes.stage, dtype=int) == stage
         margin, historic = plan.stages[stage].margin, plan.historic
         self._harm = evidence.harm(y, canary, w, historic=historic)
         self._highest = np.maximum.accumulate(self._harm) if len(y) else self._harm

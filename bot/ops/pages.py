@@ -36,7 +36,7 @@ def ops_pages(settings: Settings, engine: Engine, login: Login) -> APIRouter:
             if found is None:
                 raise NotFound("There is no such rollout.", "/ops shows the latest of each context.")
             view = view_of(session, found)
-            picture = draw(view.plan, found.stage, rollouts.votes_of(session, found))
+            picture = draw(view.plan, rollouts.votes_of(session, found))
             frozen = session.get_one(Context, found.context).frozen_reason
             facts: dict[str, Any] = {
                 "view": view,

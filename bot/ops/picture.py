@@ -52,12 +52,9 @@ class Picture:
     bottom: int = HEIGHT - BOTTOM
 
 
-def draw(plan: Plan, stage: int, votes: Votes) -> Picture:
+def draw(plan: Plan, votes: Votes) -> Picture:
     """The evidence after each vote. The green curve begins anew with every stage, as its margin does."""
-    if plan.mode == "blue-green":
-        y, canary, w, at = votes.anchor_y, votes.anchor_canary, votes.anchor_w, [stage] * len(votes.anchor_y)
-    else:
-        y, canary, w, at = votes.y, votes.canary, votes.w, list(votes.stage)
+    y, canary, w, at = votes.y, votes.canary, votes.w, list(votes.stage)
     n = len(y)
     harm = evidence.harm(y, canary, w, historic=plan.historic)
     no_worse = np.ones(n)

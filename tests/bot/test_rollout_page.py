@@ -26,7 +26,7 @@ class TestPicture:
     def test_harm_climbs_and_not_worse_falls(self) -> None:
         canary = [bool(i % 2) for i in range(200)]
         votes = Votes(y=[float(not c) for c in canary], canary=canary, w=[0.5] * 200, stage=[0] * 200)
-        picture = draw(PRESETS["small"], 0, votes)
+        picture = draw(PRESETS["small"], votes)
         bad, good = (points(curve.points) for curve in picture.curves)
         assert bad[0] == good[0]  # both begin where nothing is proved
         assert bad[-1][1] < picture.limits[0][0] < bad[0][1] < good[-1][1]
@@ -37,14 +37,14 @@ class TestPicture:
         n = 5_000
         canary = [bool(i % 2) for i in range(n)]
         stage = [0] * 1000 + [1] * 4000
-        picture = draw(PRESETS["medium"], 1, Votes(y=[1.0] * n, canary=canary, w=[0.5] * n, stage=stage))
+        picture = draw(PRESETS["medium"], Votes(y=[1.0] * n, canary=canary, w=[0.5] * n, stage=stage))
         assert len(points(picture.curves[0].points)) <= 401
         assert [index for _, index in picture.stages] == [1]
         assert picture.stages[0][0] == pytest.approx(46 + (WIDTH - 46 - 150) / 5, abs=1)
         assert all(0 <= y <= HEIGHT for curve in picture.curves for _, y in points(curve.points))
 
     def test_nobody_voted(self) -> None:
-        assert draw(PRESETS["small"], 0, Votes()).votes == 0
+        assert draw(PRESETS["small"], Votes()).votes == 0
 
 
 @pytest.fixture

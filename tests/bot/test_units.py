@@ -236,9 +236,29 @@ class TestReadVotes:
             assert sorted(votes.anchor_y) == [0.5, 1.0]
             assert votes.anchor_w == pytest.approx([0.45 / 0.55] * 2)
             assert len(votes.assigned_canary) == 2
-            switched = units.read_votes(session, found, anchor="holdback", blue_green=True, stages=1)
-            assert len(switched.assigned_canary) == 3
-            assert switched.assigned_w == pytest.approx([0.45 / 0.55] * 3)
+
+    def test_a_rollout_that_turned_blue_green_keeps_what_it_saw_as_it_was_drawn(
+        self, engine: Engine, rollout: Rollout
+    ) -> None:
+        """Before the switch the held back were on the fixed point; after it they are the control."""
+        from factories import make_unit
+
+        with transaction(engine) as session:
+            for arm, vote in (("challenger", 1.0), ("champion", 0.25), ("holdback", 0.5)):
+                make_unit(session, rollout.id, arm, vote=vote, holdback=0.1)
+            for arm, vote in (("challenger", 0.0), ("holdback", 0.75)):
+                make_unit(session, rollout.id, arm, vote=vote, holdback=0.1, probability=1.0, stage=1)
+            session.flush()
+            found = session.get_one(Rollout, rollout.id)
+            votes = units.read_votes(session, found, anchor="holdback", blue_green=True, stages=2)
+            assert sorted(zip(votes.y, votes.canary, votes.w, votes.stage, strict=True)) == [
+                (0.0, True, pytest.approx(0.9), 1), (0.25, False, 0.5, 0), (0.75, False, pytest.approx(0.9), 1),
+                (1.0, True, 0.5, 0),
+            ]  # fmt: skip
+            assert sorted(votes.assigned_w) == pytest.approx([0.5, 0.5, 0.9, 0.9])
+            assert sorted(votes.anchor_y) == [0.0, 0.75]
+            back = units.read_votes(session, found, anchor="holdback", blue_green=False, stages=2)
+            assert (sorted(back.y), sorted(back.anchor_y)) == (sorted(votes.y), [0.5, 1.0])
 
 
 class TestTurns:
