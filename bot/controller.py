@@ -11,18 +11,18 @@ and whoever comes second finds it done.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from bot import guardrails, rollouts, units, watch
 from bot.rollout_changes import Change, apply
-from bot.router import Served, read_routes
+from bot.router import BASE, Served, read_routes
 from bot.wiring import Awake
 from core.db import transaction
 from core.errors import ArtifactError, ChangedBytes, Conflict, NotFinite, NpllmError
-from core.prompts import Language, chat_messages
+from core.prompts import ChatMessage, Language, chat_messages
 from core.rollouts import Plan, Stop, preset_for
 from core.tables import AdapterVersion, Context, Message, Rollout
 
@@ -89,7 +89,7 @@ def _nightly(session: Session, awake: Awake, context: str) -> None:
 
 def _guard(session: Session, awake: Awake, context: str) -> None:
     rollout = rollouts.current(session, context)
-    if rollout is None or rollout.weight == 0:  # blue-green, before the switch: nobody has been served
+    if rollout is None:
         return
     if rollout.slow_ms is None:
         against = session.get(AdapterVersion, rollout.against_id) if rollout.against_id else None
@@ -111,6 +111,7 @@ def switch(awake: Awake, context: str) -> None:
             return
         version = session.get_one(AdapterVersion, rollout.version_id)
         challenger = Served(version.id, version.name, version.location, version.sha256)
+        control = read_routes(session, context).control or BASE
         latest = session.scalars(
             select(Message)
             .where(Message.context == context, Message.direction == "out", Message.version.is_not(None))
@@ -132,6 +133,9 @@ def switch(awake: Awake, context: str) -> None:
                 challenger, messages, max_tokens=awake.settings.reply_max_tokens, timeout=SHADOW_SECONDS
             )
         except NpllmError as error:
+            if not _answers(awake, control, messages):
+                log.warning("%s waits for its checks: nobody answers: %s", challenger.name, error)
+                return  # that says nothing about the version
             wrong.append(error.message)
             break
         found = guardrails.guard(reply.text, language=language, sources=[m["content"] for m in messages])
@@ -153,6 +157,14 @@ def switch(awake: Awake, context: str) -> None:
             "switch", rollouts.CONTROLLER, reason, "running", "rollout.advanced", stage=current.stage, weight=weight
         )
         apply(session, current, change)
+
+
+def _answers(awake: Awake, served: Served, messages: Sequence[ChatMessage]) -> bool:
+    try:
+        awake.models.reply(served, messages, max_tokens=awake.settings.reply_max_tokens, timeout=SHADOW_SECONDS)
+    except NpllmError:
+        return False
+    return True
 
 
 def _keep_loaded(awake: Awake, live: list[Served]) -> None:

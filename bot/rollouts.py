@@ -193,6 +193,11 @@ def require_current(session: Session, context: str) -> Rollout:
 def set_weight(session: Session, context: str, weight: float, *, actor: str, reason: str = "") -> Rollout:
     """Change the challenger's share now; its next assignments carry the new probability."""
     rollout = require_current(session, context)
+    if rollout.mode == "blue-green":
+        raise Conflict(
+            "Blue-green has no shares: after its checks all but the held back get it.",
+            "npllm rollout set-mode canary goes by shares.",
+        )
     if not 0 < weight < 1:
         raise Conflict(f"A weight of {weight:.0%} leaves one arm without votes.", "Use promote or abort instead.")
     return apply(session, rollout, Change("set-weight", actor, reason, rollout.state, weight=weight))
@@ -245,6 +250,10 @@ def promote(session: Session, context: str, *, actor: str, full: bool = False, r
     plan = Plan.from_json(rollout.plan)
     if full and not reason:
         raise Conflict("Promoting past the evidence needs a reason.", "Add --reason TEXT.")
+    if not full and rollout.weight == 0:
+        raise Conflict(
+            "Its smoke and shadow checks are not over.", "Wait for them, or promote past them: --full --reason TEXT."
+        )
     if full or rollout.stage + 1 == len(plan.stages):
         return crown(session, rollout, actor, reason or "promoted by hand", {})
     stage = rollout.stage + 1

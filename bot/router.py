@@ -23,6 +23,7 @@ from core.rollouts import ACTIVE, Anchor, Arm, Plan, assign, epoch_of, held_back
 from core.tables import AdapterVersion, Rollout
 
 FRESH = 1.0  # seconds
+BLUE_GREEN_HOLDBACK = 0.05  # where nobody else is held back: without them there is nothing to compare with
 CIRCLES: tuple[Audience, ...] = ("internal", "beta", "all")
 
 
@@ -205,6 +206,8 @@ def read_routes(session: Session, context: str, *, holdback: float = 0.0, solici
     plan = Plan.from_json(rollout.plan)
     held, anchor = holdback_of(session, rollout, plan)
     share = plan.holdback if plan.holdback is not None else holdback
+    if plan.mode == "blue-green":
+        share = share or BLUE_GREEN_HOLDBACK
     return Routes(
         champion=champion,
         rollout_id=rollout.id,

@@ -138,6 +138,8 @@ def read_plan(text: str) -> Plan:
         plan = replace(plan, anchor_margin=_number(data["anchorMargin"], "anchorMargin", 0.1, 50) / 100)
     if mode != "canary" and len(stages) > 1:
         raise BadInput(f"mode: {mode} has one step, not {len(stages)}.", "Keep one setWeight, or choose canary.")
+    if mode == "blue-green" and stages[0].weight != 1:
+        raise BadInput("Step 1: setWeight: blue-green goes to all at once, after its checks.", "Write setWeight: 100.")
     if mode == "blue-green" and plan.holdback == 0:
         raise BadInput(
             "holdback: blue-green needs one: without it nobody is left to compare with.", "Give 5 to 10 percent."

@@ -158,6 +158,24 @@ class TestBlueGreen:
         assert state(awake) == ("rolled_back", 0.0)
         assert champion(awake) == old
 
+    def test_while_nobody_answers_it_waits(self, awake: Awake, model: ScriptedModel) -> None:
+        model.say = lambda name, _: f"Resposta de {name}."
+        old, new = prepare(awake, model, SWITCH)
+        model.failing = {old, new}
+        controller.guard_all(awake)
+        assert state(awake) == ("running", 0.0)
+        model.failing = set()
+        controller.guard_all(awake)
+        assert state(awake) == ("running", 1.0)
+
+    def test_it_does_not_wait_for_ever(self, awake: Awake, model: ScriptedModel) -> None:
+        old, new = prepare(awake, model, SWITCH)
+        model.failing = {old, new}
+        with transaction(awake.engine) as session:
+            session.execute(update(Rollout).values(started_at=now() - timedelta(days=8)))
+        controller.guard_all(awake)
+        assert state(awake) == ("held", 0.0)
+
     def test_a_paused_one_does_not_switch(self, awake: Awake, model: ScriptedModel) -> None:
         prepare(awake, model, SWITCH)
         with transaction(awake.engine) as session:

@@ -195,6 +195,14 @@ class TestModes:
     def test_blue_green_begins_in_the_shadow(self, engine: Engine, champion: str) -> None:
         begin(engine, new_version(engine), Plan("switch", (Stage(1.0, 30, 0.0, 0.1),), mode="blue-green"))
         assert latest(engine).weight == 0.0
+        with transaction(engine) as session, pytest.raises(Conflict, match="no shares"):
+            rollouts.set_weight(session, "customers", 0.4, actor="test")  # it would serve before its checks
+        with transaction(engine) as session, pytest.raises(Conflict, match="checks are not over"):
+            rollouts.promote(session, "customers", actor="test")
+        with transaction(engine) as session:
+            assert read_routes(session, "customers", holdback=0.0).share == 0.05  # whom else to compare with?
+            done = rollouts.promote(session, "customers", actor="test", full=True, reason="drill")
+            assert done.state == "promoted"
 
 
 class TestBackwards:

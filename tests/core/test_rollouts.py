@@ -336,13 +336,10 @@ class TestDecide:
         w = anchor_weight(1.0, 0.1)
         assert w == pytest.approx(0.9)
         among = rng.random(3000) < w
-        everyone = Votes(
-            y=[0.0] * 300, canary=[True] * 300, w=[1.0] * 300, stage=[0] * 300, anchor="holdback",
-            anchor_y=(rng.random(3000) < np.where(among, 0.45, 0.75)).astype(float).tolist(),
-            anchor_canary=among.tolist(), anchor_w=[w] * 3000,
-        )  # fmt: skip
+        y = (rng.random(3000) < np.where(among, 0.45, 0.75)).astype(float).tolist()
+        everyone = Votes(y=y, canary=among.tolist(), w=[w] * 3000, stage=[0] * 3000, anchor="holdback")
         assert decide(plan, 0, everyone, state="running", elapsed=0, total_elapsed=0).action == "rollback"
-        alone = replace(everyone, anchor_y=(), anchor_canary=(), anchor_w=())
+        alone = Votes(y=[0.0] * 300, canary=[True] * 300, w=[1.0] * 300, stage=[0] * 300, anchor="holdback")
         assert decide(plan, 0, alone, state="running", elapsed=0, total_elapsed=0).action == "wait"
 
     def test_figures_fit_into_json_however_strong_they_are(self) -> None:
@@ -496,6 +493,7 @@ class TestPlans:
             ("mode: rainbow\nsteps: [{setWeight: 50}]", "mode"),
             ("mode: [ab]\nsteps: [{setWeight: 50}]", "mode"),
             ("mode: ab\nsteps: [{setWeight: 5}, {setWeight: 50}]", "mode"),
+            ("mode: blue-green\nsteps: [{setWeight: 50}]", "setWeight: 100"),
             ("mode: blue-green\nholdback: 0\nsteps: [{setWeight: 100}]", "holdback"),
             ("epoch: week\nsteps: [{setWeight: 50}]", "epoch"),
             ("onGuardrail: pray\nsteps: [{setWeight: 50}]", "onGuardrail"),
