@@ -58,12 +58,15 @@ def run(
     """All repetitions, on every core; one object for `--json`.
 
     Args:
-        harm: what the canary adds to the rate of good ratings; by default -0.20 in `harm` and `drift`, else 0.
+        harm: what the canary adds to the rate of good ratings; by default -0.20 in `harm` and `drift`, else 0. `aa`
+            compares a version with its like: always 0.
         share: the first stage's share; later ones follow the preset.
         rules: whether the other rules run beside, on the same people.
     """
     started = time.monotonic()
-    harm = (-0.20 if scenario in ("harm", "drift") else 0.0) if harm is None else harm
+    if harm is None:
+        harm = -0.20 if scenario in ("harm", "drift") else 0.0
+    harm = 0.0 if scenario == "aa" else harm
     plan = plan_for(votes_per_day, share)
     workers = min(processes or os.cpu_count() or 1, reps)
     names = list(RULES) if rules else ["npllm"]

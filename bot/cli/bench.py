@@ -98,11 +98,13 @@ def night(examples: int, as_json: bool) -> None:
     show_default=True,
     type=click.Choice(["aa", "harm", "drift", "sticky", "delay", "flood", "trend"]),
 )
-@click.option("--harm", type=click.FloatRange(-1, 1), default=None, help="-0.20: the canary pleases 20 points less.")
+@click.option(
+    "--harm", type=click.FloatRange(-1, 1), default=None, help="-0.20: the canary pleases 20 points less (aa: 0)."
+)
 @click.option("--share", type=click.FloatRange(0, 1), default=None, help="Of the first stage; later ones: the preset.")
 @click.option("--votes-per-day", type=click.FloatRange(1), default=1000.0, show_default=True)
 @click.option("--reps", type=click.IntRange(1), default=1000, show_default=True)
-@click.option("--seed", type=int, default=1, show_default=True)
+@click.option("--seed", type=click.IntRange(0), default=1, show_default=True)
 @click.option("--rules/--no-rules", default=True, help="Four other rules beside, on the same people.")
 @as_json_option
 def rollout(
@@ -140,7 +142,7 @@ def rollout(
 
 @bench.command()
 @click.option("--rows", type=click.IntRange(2_000), default=100_000, show_default=True)
-@click.option("--seed", type=int, default=1, show_default=True)
+@click.option("--seed", type=click.IntRange(0), default=1, show_default=True)
 @click.option("--data", type=click.Path(exists=True, path_type=Path), default=None, help="pt_retrieval.jsonl.gz")
 @as_json_option
 def retrieval(rows: int, seed: int, data: Path | None, as_json: bool) -> None:

@@ -146,6 +146,9 @@ class TestPromises:
         assert found["watched"] >= 3
         assert found["undone"]["found"] + found["undone"]["false"] == found["watched"]
 
+    def test_a_version_and_its_like_differ_by_nothing(self) -> None:
+        assert bench.run(scenario="aa", harm=-0.4, share=0.25, reps=1, rules=False)["harm"] == 0.0
+
     def test_the_command_prints_one_object(self) -> None:
         arguments = ["rollout", "--scenario", "harm", "--harm", "-0.40", "--share", "0.25", "--reps", "2", "--json"]
         result = CliRunner().invoke(bench_command, arguments)
