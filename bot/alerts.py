@@ -74,7 +74,7 @@ def deliver(awake: Awake) -> int:
             try:
                 send(told)
                 done[name] = now().isoformat()
-            except (NpllmError, OSError, smtplib.SMTPException, httpx.HTTPError, ValueError) as error:
+            except (NpllmError, OSError, smtplib.SMTPException, httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
                 errors.append(f"{name}: {error.message if isinstance(error, NpllmError) else type(error).__name__}")
         _settle(awake, told, done, errors)
     return count

@@ -146,6 +146,17 @@ def test_a_shut_door_is_tried_again_and_the_open_one_is_not(awake: Awake, receiv
     assert len({headers["webhook-id"] for headers, _ in receiver[0].got}) == 1
 
 
+def test_an_address_that_is_none_shuts_one_door_only(awake: Awake) -> None:
+    awake.channels["slack"] = channel = ScriptedChannel()
+    with_settings(
+        awake, alert_slack_channel="C0OPS", alert_webhook_url="https://example.com:port/", alert_webhook_secret=SECRET
+    )  # fmt: skip
+    raised(awake)
+    alerts.deliver(awake)
+    assert (len(channel.texts()), list(row(awake).done)) == (1, ["slack"])
+    assert row(awake).error == "webhook: InvalidURL"
+
+
 def test_a_sender_that_died_loses_nothing(awake: Awake, receiver: tuple[Receiver, str]) -> None:
     with_settings(awake, alert_webhook_url=receiver[1], alert_webhook_secret=SECRET)
     raised(awake)
