@@ -28,6 +28,7 @@ from core.tables import Base, Conversation, InboundEvent, Lane, Message, OutboxI
 from core.text import split_text
 from integrations.openai.model import Reply
 
+NOT_ASKED = "not asked"  # why a version gave no answer: those before it had taken all the time
 ANSWERED = (
     "id", "conversation_id", "customer_id", "context", "channel", "direction", "role", "kind", "text", "in_reply_to",
     "language", "created_at", "consent", "version", "adapter_version_id", "rollout_id", "arm",
@@ -214,9 +215,12 @@ def cost_of(reply: Reply, prices: Mapping[str, tuple[float, float]]) -> float:
 
 def _count(session: Session, turn: Turn, route: Route, generated: Generated) -> bool:
     """The unit's count; True where the rollout's coin says that this first answer asks for a rating."""
+    ours = (route.version, *route.fallbacks)
     failed = generated.served != route.version or "empty" in generated.flags
+    outage = generated.served not in ours and not any(why.endswith(NOT_ASKED) for why in generated.failures)
     latency = generated.reply.latency_ms if generated.reply else None
-    is_new = units.count_reply(session, turn.customer_id, route, units.Outcome(failed, latency, generated.flags))
+    outcome = units.Outcome(failed, latency, generated.flags, outage)
+    is_new = units.count_reply(session, turn.customer_id, route, outcome)
     return is_new and route.solicited
 
 

@@ -23,7 +23,7 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from bot import guardrails, handover, media, outbox, people, signals
-from bot.answers import Generated, Turn, handled, save, version_of
+from bot.answers import NOT_ASKED, Generated, Turn, handled, save, version_of
 from bot.lanes import Lease
 from bot.recall import Recalled, embed, language_of, recall, recent_turns, search_text
 from bot.router import Route, Served
@@ -238,7 +238,7 @@ def generate(
     def ask(name: str, call: Callable[..., Reply]) -> Reply | None:
         left = deadline - time.monotonic()
         if left <= 0:
-            failures.append(f"{name}: not asked")
+            failures.append(f"{name}: {NOT_ASKED}")
             return None
         try:
             return call(messages, max_tokens=settings.reply_max_tokens, timeout=left, on_text=stream)

@@ -72,11 +72,14 @@ class Outcome:
     Attributes:
         failed: its version gave none, or an empty one, and another answered.
         flags: what the guard stopped.
+        outage: all versions were asked and none answered: the server's failure, which only a comparison of the arms
+            may hold against one of them.
     """
 
     failed: bool
     latency_ms: float | None
     flags: Sequence[str] = ()
+    outage: bool = False
 
     @property
     def unsafe(self) -> bool:
@@ -107,7 +110,7 @@ def count_reply(session: Session, customer_id: uuid.UUID, route: Route, outcome:
             "unsafe": int(outcome.unsafe),
         },
     )  # fmt: skip
-    if route.arm == "challenger":
+    if route.arm == "challenger" and not outcome.outage:
         _count_failures_in_a_row(session, route.rollout_id, outcome.failed)
     return bool(is_new)
 

@@ -19,7 +19,7 @@ from core.db import transaction
 from core.errors import Unavailable
 from core.registry import FolderStore
 from core.rollouts import STOPS, Plan, Stage
-from core.tables import AdapterVersion, Alert, Context, Feedback, Message, Rollout, RolloutEvent, now
+from core.tables import AdapterVersion, Alert, Assignment, Context, Feedback, Message, Rollout, RolloutEvent, now
 from integrations.redis.queue import connect
 
 SWITCH = Plan("switch", (Stage(1.0, 30, 0.0, 0.1),), mode="blue-green")
@@ -113,6 +113,18 @@ class TestRound:
         controller.guard_all(awake)
         assert state(awake)[0] == "rolled_back"
         assert {answer.version for answer in street.messages("out") if answer.kind == "text"} == {old}
+
+    def test_an_outage_is_no_failure_of_the_challengers(
+        self, awake: Awake, street: Street, model: ScriptedModel
+    ) -> None:
+        old, new = prepare(awake, model, Plan("most", (Stage(0.9999999, 30, 0.0, 0.1),)))
+        model.failing = {old, new, "base-model"}
+        for number in range(6):
+            street.says("Qual colchão?", sender=f"+551198765{number:04d}")
+        controller.guard_all(awake)
+        assert state(awake)[0] == "running"
+        with transaction(awake.engine) as session:
+            assert session.scalars(select(Assignment.failed)).all() == [1] * 6  # arms are compared in it all the same
 
     def test_a_vote_rings_for_it(self, awake: Awake, street: Street, model: ScriptedModel) -> None:
         model.say = lambda name, _: f"Resposta de {name}."
