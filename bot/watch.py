@@ -40,11 +40,10 @@ _RATINGS = text("""
 
 
 def look_after(session: Session, awake: Awake, context: str) -> None:
-    """The champion, while no rollout runs."""
-    if rollouts.current(session, context) is not None:
-        return
+    """The champion against the held back while no rollout runs (whose units they are else), and the world always."""
     champion = registry.champion(session, context)
-    if champion is not None and (evidence := two_arm_evidence(session, context, champion.id)) is not None:
+    between = rollouts.current(session, context) is None
+    if between and champion is not None and (evidence := two_arm_evidence(session, context, champion.id)) is not None:
         if evidence >= drift.TWO_ARM_ALARM:
             reason = f"It fell below the people held back: evidence {evidence:,.0f} (limit {drift.TWO_ARM_ALARM:,.0f})."
             rollouts.undo(session, context, actor=DRIFT, reason=reason)

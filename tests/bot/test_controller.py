@@ -308,6 +308,17 @@ class TestDrift:
         with transaction(awake.engine) as session:  # what was seen before the operator's word does not freeze again
             assert session.get_one(Context, "customers").frozen_reason is None
 
+    def test_the_world_is_watched_while_a_rollout_runs(self, awake: Awake, model: ScriptedModel) -> None:
+        prepare(awake, model)
+        self.rate(awake, 150, 0.8, timedelta(days=3))
+        self.rate(awake, 150, 0.3, timedelta(days=1))
+        with transaction(awake.engine) as session:
+            rollout = rollouts.require_current(session, "customers")
+            make_votes(session, rollout.id, 500, challenger=0.9, control=0.9)
+        controller.guard_all(awake)
+        with transaction(awake.engine) as session:
+            assert "Satisfaction fell" in str(session.get_one(Context, "customers").frozen_reason)
+
     def test_a_bad_challenger_is_no_bad_world(self, awake: Awake) -> None:
         _, _, rollout = promoted(awake)
         with transaction(awake.engine) as session:
