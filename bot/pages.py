@@ -55,6 +55,14 @@ def percent(value: float | None) -> str:
     return "–" if value is None or value != value else f"{value:.0%}"
 
 
+def evidence(value: float | None) -> str:
+    """An e-value for people: beyond ten thousand nobody needs its hundred digits."""
+    if value is None:
+        return "–"
+    return "> 10.000" if value > 10_000 else f"{value:.1f}".replace(".", ",")
+
+
+templates.env.filters["evidence"] = evidence
 templates.env.filters["local_time"] = local_time
 templates.env.filters["percent"] = percent
 templates.env.filters["in_portuguese"] = in_portuguese

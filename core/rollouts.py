@@ -43,6 +43,10 @@ PROMOTE = 20.0  # alpha = 0.05
 SAMPLE_RATIO_HOLD = 1000.0  # alpha = 0.001
 SOLICITED_HOLD = 50.0
 FAILURES_IN_A_ROW = 5
+LIMITS = {  # of the figures that `Weighed` gives, beside harm and "not worse"
+    "errors": ERRORS_ROLLBACK, "slow": SLOW_ROLLBACK, "unsafe": UNSAFE_ROLLBACK, "sample_ratio": SAMPLE_RATIO_HOLD,
+    "rating_ratio": SAMPLE_RATIO_HOLD, "harm_solicited": SOLICITED_HOLD,
+}  # fmt: skip
 
 STOPS: dict[Stop, str] = {
     "hash-mismatch": "Its files are not the ones that were registered (SHA-256 differs).",

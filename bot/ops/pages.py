@@ -14,6 +14,7 @@ from bot.ops.picture import draw
 from bot.pages import page
 from core.db import transaction
 from core.errors import NotFound
+from core.rollouts import LIMITS
 from core.settings import Settings
 from core.tables import Context, Rollout, now
 
@@ -43,6 +44,7 @@ def ops_pages(settings: Settings, engine: Engine, login: Login) -> APIRouter:
                 "picture": picture,
                 "arms": by_version(session, found),
                 "frozen": frozen,
+                "limits": LIMITS,
             }
             return page(request, "rollout.html", at=now(), **facts)
 

@@ -1,5 +1,6 @@
 """The rollout's page: the picture's geometry, what it says without votes, and that a person can read it."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -89,6 +90,16 @@ def test_what_it_says(settings: Settings, client: TestClient) -> None:
     assert f'href="/ops/rollouts/{rollout.id}"' in client.get("/ops").text
 
 
+def test_its_limits_are_the_rules(settings: Settings, client: TestClient) -> None:
+    rollout = story(settings, harm=True)
+    with transaction(get_engine(str(settings.database_url))) as session:
+        make_votes(session, rollout.id, 3000, challenger=0.1, control=0.9, stage=1, seed=4)
+    text = client.get(f"/ops/rollouts/{rollout.id}").text
+    for label, limit in (("falhas", 500), ("lentidão", 1000), ("contidas ou passadas a uma pessoa", 1000)):
+        assert re.search(f'>{label}</td><td>[0-9,]+</td><td class="meta">de {limit}</td>', text), label
+    assert "é pior (dano): &gt; 10.000" in text
+
+
 def test_without_votes_it_says_so(settings: Settings, client: TestClient) -> None:
     with transaction(get_engine(str(settings.database_url))) as session:
         make_version(session, champion=True)
@@ -98,6 +109,13 @@ def test_without_votes_it_says_so(settings: Settings, client: TestClient) -> Non
 
 def test_an_unknown_one_is_not_found(client: TestClient) -> None:
     assert client.get(f"/ops/rollouts/{new_id()}").status_code == 404
+
+
+# What is wider than the card that it stands in.
+CUT_OFF = """[...document.querySelectorAll("article:last-of-type td, article p, main > p")]
+    .map(cell => [cell.textContent, cell, cell.parentNode.closest("article, main")])
+    .filter(([, cell, card]) => cell.getBoundingClientRect().right > card.getBoundingClientRect().right)
+    .map(([text]) => text)"""
 
 
 @pytest.mark.browser
@@ -123,5 +141,12 @@ def test_it_is_seen(settings: Settings, tmp_path: Path, width: int) -> None:
         assert page.locator("svg.picture polyline").count() == 2
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
         page.screenshot(path=tmp_path / f"rollout-{width}.png", full_page=True)
+        with transaction(get_engine(str(settings.database_url))) as session:  # evidence of hundreds of digits
+            make_votes(session, rollout.id, 3000, challenger=0.1, control=0.9, stage=1, seed=4)
+            current = rollouts.require_current(session, "customers")
+            assert len(rollouts.act(session, current, rollouts.look(session, current)).reason or "") > 200
+        page.reload()
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        assert page.evaluate(CUT_OFF) == []
         browser.close()
     assert [line for line in said if "404" not in line] == []  # a browser asks for an icon, which there is not
