@@ -186,6 +186,7 @@ def current(session: Session, context: str, *, lock: bool = False) -> Rollout | 
 def require_current(session: Session, context: str) -> Rollout:
     rollout = current(session, context)
     if rollout is None:
+        registry.get_context(session, context)
         raise NotFound(f"No rollout is active in '{context}'.", "npllm rollout start VERSION begins one.")
     return rollout
 
@@ -270,6 +271,7 @@ def abort(session: Session, context: str, *, actor: str, reason: str = "") -> Ro
     """
     if (rollout := current(session, context, lock=True)) is not None:
         return _abort_active(session, rollout, actor, reason)
+    registry.get_context(session, context)  # of another one it is not to be said that all is well
     promoted = _just_promoted(session, context)
     if promoted is not None:
         before = promoted.evidence.get("champion_before", "base")
@@ -309,6 +311,7 @@ def undo(session: Session, context: str, *, actor: str, to: str | None = None, r
         target = _servable(session, context, to if not to.isdigit() else f"{context}-v{to}")
     else:
         if champion is None and active is None:
+            registry.get_context(session, context)
             raise NotFound(f"'{context}' is served by the frozen base already.", "Name one: --to-version N.")
         target = _served_before(session, champion) if champion else None
     if target is champion:  # only the challenger was to be taken back, or nothing
@@ -430,7 +433,8 @@ def act(session: Session, rollout: Rollout, decision: Decision) -> Rollout:
         weight = plan.stages[stage].weight
         change = Change("advance", CONTROLLER, reason, "running", "rollout.advanced", stage, weight, evidence)
         return apply(session, rollout, change)
-    if decision.action == "hold" and rollout.state == "running":
+    expired = now() - rollout.started_at >= timedelta(hours=plan.expires_hours)
+    if decision.action == "hold" and (rollout.state == "running" or (rollout.state == "paused" and expired)):
         return apply(session, rollout, Change("hold", CONTROLLER, reason, "held", "rollout.held", evidence=evidence))
     if decision.action == "resume" and _held_by(session, rollout) == CONTROLLER:  # not what a shift or a person held
         return apply(session, rollout, Change("resume", CONTROLLER, reason, "running", evidence=evidence))

@@ -123,8 +123,11 @@ def test_argo_1774_995_1416_the_base_is_always_a_target(engine: Engine, names: t
         assert read_routes(session, "customers").challenger is None
 
 
-def test_argo_2200_nothing_waits_for_ever(engine: Engine, names: tuple[str, str]) -> None:
+@pytest.mark.parametrize("gate", ["", "pause"])
+def test_argo_2200_nothing_waits_for_ever(engine: Engine, names: tuple[str, str], gate: str) -> None:
     begin(engine, names[1])
+    if gate:
+        say(engine, gate)
     with transaction(engine) as session:
         session.execute(update(Rollout).values(started_at=now() - timedelta(days=8)))
     held = look_and_act(engine)
