@@ -18,7 +18,7 @@ from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
 from bot import outcomes, people, rollouts
-from bot.ops.figures import RolloutView, rollout_view
+from bot.ops.figures import RolloutView, rollout_view, view_of
 from bot.rollout_words import describe, explanation
 from bot.watch import votes_per_day
 from core import registry
@@ -176,10 +176,13 @@ def status(door: Door, context: str, watch: bool, timeout: float | None, as_json
 @as_json_option
 @click.pass_obj
 def list_(door: Door, as_json: bool) -> Answer:
-    """Active rollouts of all contexts."""
+    """Active rollouts of all contexts, and who waits for its turn."""
     with door.session(READERS) as db:
-        active = db.scalars(select(Rollout).where(Rollout.state.in_(ACTIVE)).order_by(Rollout.context))
-        found = [describe(_view(db, one.context)) for one in active]
+        standing = (*ACTIVE, "waiting")
+        active = db.scalars(
+            select(Rollout).where(Rollout.state.in_(standing)).order_by(Rollout.context, Rollout.state == "waiting")
+        )
+        found = [describe(view_of(db, one)) for one in active]
     lines = [f"{f['context']}: {f['version']} against {f['against']}, {f['state']}, {f['weight']:.0%}" for f in found]
     return Answer("\n".join(lines) or "No rollout is active.", found, as_json=as_json)
 
@@ -192,6 +195,7 @@ def list_(door: Door, as_json: bool) -> Answer:
 def history(door: Door, context: str, limit: int, as_json: bool) -> Answer:
     """The audit trail, newest first."""
     with door.session(READERS) as db:
+        registry.get_context(db, context)
         trail = db.scalars(
             select(RolloutEvent).where(RolloutEvent.context == context).order_by(RolloutEvent.id.desc()).limit(limit)
         )
@@ -380,6 +384,7 @@ def _say(db: Session, context: str, as_json: bool) -> Answer:
 def _view(db: Session, context: str) -> RolloutView:
     view = rollout_view(db, context)
     if view is None:
+        registry.get_context(db, context)
         raise NotFound(f"'{context}' has had no rollout yet.", "npllm rollout start VERSION begins one.")
     return view
 

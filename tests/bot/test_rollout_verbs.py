@@ -84,6 +84,16 @@ def test_a_line_of_words_starts_and_steers(engine: Engine, versions: tuple[str, 
     assert f"{versions[1]} may be started again" in say(engine, f"retry {versions[1]}")
 
 
+def test_who_waits_is_listed(engine: Engine, running: str) -> None:
+    with transaction(engine) as session:
+        waits = make_version(session).name
+    say(engine, f"start {waits} --queue")
+    first, second = say(engine, "list").splitlines()
+    assert running in first
+    assert second.startswith(f"customers: {waits} against")
+    assert ", waiting," in second
+
+
 def test_who_may_look_may_not_steer(engine: Engine, running: str) -> None:
     for verb in (
         "abort", "pause", "set-weight 50", "promote", "undo", f"retry {running}", f"start {running}", "resume",
@@ -111,6 +121,11 @@ def test_who_may_look_may_not_steer(engine: Engine, running: str) -> None:
         ("start customers-v1 --plan /etc/passwd", "on the command line only"),
         ("undo --to-version 7", "There is no version 'customers-v7'"),
         ("abort --context customers", "nothing to abort"),
+        ("abort --context customer", "There is no context 'customer'"),
+        ("undo --context customer", "There is no context 'customer'"),
+        ("pause --context customer", "There is no context 'customer'"),
+        ("status --context customer", "There is no context 'customer'"),
+        ("history --context customer", "There is no context 'customer'"),
     ],
 )
 def test_mistakes_are_told(engine: Engine, words: str, part: str) -> None:
