@@ -113,7 +113,8 @@ def train(
         average: follows every step. Then it is what looks at the hold-out and is restored; the model's own weights
             stay those of the last step.
         checkpoint: a file to write the run's state to now and then; if it exists, the run goes on from it.
-        deadline: `time.monotonic()` after which no further step starts; what was learned until then is kept.
+        deadline: `time.monotonic()` after which no further step starts; what was learned until then is kept. A run that
+            goes on has had a part of its time already.
 
     Raises:
         NightError: the loss became NaN or infinite, or there was nothing to train on.
@@ -131,7 +132,6 @@ def train(
         for rows in mixed_batches(new, portion(replayed, replays, epoch), recipe.batch_size, rng)
     ]
     result = Result(steps=len(plan))
-    first_step = _resume(checkpoint, parameters, optimiser, average, result) if checkpoint else 0
     served: Mapping[str, torch.Tensor] = average.slow if average else parameters
 
     def look() -> float:
@@ -139,7 +139,11 @@ def train(
             return mean_loss(model, holdout, pad_id)
 
     best = _Best(served, look()) if holdout else None
-    started = last_saved = time.monotonic()
+    first_step = _resume(checkpoint, parameters, optimiser, average, result, best) if checkpoint else 0
+    last_saved = time.monotonic()
+    started = last_saved - result.seconds
+    if deadline is not None:
+        deadline -= result.seconds
     model.train()
 
     for step in range(first_step, len(plan)):
@@ -173,8 +177,9 @@ def train(
                 result.stopped_early = True
         report(Progress(step + 1, len(plan), loss, holdout_loss, time.monotonic() - started))
         if checkpoint and parallel.is_first() and time.monotonic() - last_saved > checkpoint_seconds:
-            _save(checkpoint, parameters, optimiser, average, result, step + 1)
             last_saved = time.monotonic()
+            result.seconds = last_saved - started
+            _save(checkpoint, parameters, optimiser, average, result, best, step + 1)
         if result.stopped_early:
             break
 
@@ -257,6 +262,7 @@ def _save(
     optimiser: torch.optim.Optimizer,
     average: Average | None,
     result: Result,
+    best: _Best | None,
     step: int,
 ) -> None:
     state = {
@@ -264,6 +270,9 @@ def _save(
         "slow": average.slow if average else {},
         "optimiser": optimiser.state_dict(),
         "losses": result.losses,
+        "holdout_losses": result.holdout_losses,
+        "seconds": result.seconds,
+        "best": vars(best) if best else {},
         "step": step,
     }
     part = path.with_suffix(".part")
@@ -277,6 +286,7 @@ def _resume(
     optimiser: torch.optim.Optimizer,
     average: Average | None,
     result: Result,
+    best: _Best | None,
 ) -> int:
     if not path.exists():
         return 0
@@ -285,5 +295,7 @@ def _resume(
     if average is not None:
         put(average.slow, state["slow"])
     optimiser.load_state_dict(state["optimiser"])
-    result.losses = state["losses"]
+    result.losses, result.holdout_losses, result.seconds = state["losses"], state["holdout_losses"], state["seconds"]
+    if best is not None:
+        vars(best).update(state["best"])
     return int(state["step"])

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -101,31 +102,56 @@ def test_nothing_to_learn_is_an_error(base: tuple[Any, Any], adapted: Any) -> No
         train(adapted, new=[], pad_id=0, recipe=Recipe())
 
 
-def test_a_killed_run_goes_on_where_it_stopped(base_folder: Path, tmp_path: Path) -> None:
-    def fresh() -> tuple[tuple[Any, Any], Any]:
-        base = load_base(base_folder)
-        return base, new_adapter(base[0], base_name="tiny", base_revision="r", rank=2, seed=4)
+class Killed(Exception):
+    pass
 
-    base, whole = fresh()
-    run(base, whole)
 
-    class Killed(Exception):
-        pass
-
-    def kill_at_five(progress: Any) -> None:
-        if progress.step == 5:
+def kill_at(step: int) -> Callable[[Any], None]:
+    def report(progress: Any) -> None:
+        if progress.step == step:
             raise Killed
 
-    base, model = fresh()
+    return report
+
+
+def fresh(base_folder: Path) -> tuple[tuple[Any, Any], Any]:
+    base = load_base(base_folder)
+    return base, new_adapter(base[0], base_name="tiny", base_revision="r", rank=2, seed=4)
+
+
+def test_a_killed_run_goes_on_where_it_stopped(base_folder: Path, tmp_path: Path) -> None:
+    base, whole = fresh(base_folder)
+    run(base, whole)
+    base, model = fresh(base_folder)
     checkpoint = tmp_path / "checkpoint.pt"
     with pytest.raises(Killed):
-        run(base, model, report=kill_at_five, checkpoint=checkpoint, checkpoint_seconds=0.0)
+        run(base, model, report=kill_at(5), checkpoint=checkpoint, checkpoint_seconds=0.0)
     assert checkpoint.exists()
-    base, again = fresh()
+    base, again = fresh(base_folder)
     result = run(base, again, checkpoint=checkpoint)
     assert len(result.losses) == 9
     # Step 5's own checkpoint was not written before the kill: it is done again, and the end is the same.
     assert equal(weights(whole), weights(again))
+
+
+def test_a_killed_run_remembers_its_best_look_and_the_time_it_had(base_folder: Path, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"recipe": {"learning_rate": 3e-2, "epochs": 20, "evaluate_every": 2, "patience": 2}}
+    checkpoint = tmp_path / "checkpoint.pt"
+    base, whole = fresh(base_folder)
+    options["holdout"] = rows(base[1], 6, answer="ZZZZ {i}")
+    wanted = run(base, whole, **options)
+    base, model = fresh(base_folder)
+    with pytest.raises(Killed):
+        run(base, model, report=kill_at(4), checkpoint=checkpoint, checkpoint_seconds=0.0, **options)
+    base, again = fresh(base_folder)
+    result = run(base, again, checkpoint=checkpoint, **options)
+    assert (result.best_step, result.holdout_losses) == (wanted.best_step, wanted.holdout_losses)
+    assert equal(weights(whole), weights(again))
+    state = torch.load(checkpoint, weights_only=True)
+    torch.save(state | {"seconds": 3600.0, "step": 3}, checkpoint)
+    base, late = fresh(base_folder)
+    out_of_time = run(base, late, checkpoint=checkpoint, deadline=time.monotonic() + 3599.0, **options)
+    assert (out_of_time.out_of_time, len(out_of_time.losses)) == (True, 3)
 
 
 def test_it_stops_early_and_keeps_the_best(base: tuple[Any, Any], adapted: Any) -> None:
