@@ -3,27 +3,29 @@
 from typing import Any
 
 from bot.ops.figures import RolloutView
+from core.evidence import said
 from core.rollouts import ACTIVE, ERRORS_ROLLBACK, HARM_HOLD, HARM_ROLLBACK, PROMOTE, SAMPLE_RATIO_HOLD, SLOW_ROLLBACK
 
 
 def explanation(view: RolloutView) -> list[str]:
     """Where it stands; `rollouts.explain` adds what would change it."""
     r, f = view.rollout, view.decision.figures
+    e = {name: said(value, 2) for name, value in f.items() if isinstance(value, float)}
     new, old, stage = f["challenger"], f["control"], view.plan.stages[r.stage]
     lines = [
         f"{view.version} against {view.against} in '{r.context}': {r.state}, step {r.stage + 1} of"
         f" {len(view.plan.stages)}, weight {r.weight:.0%}, plan '{view.plan.name}' ({r.mode}).",
         f"Votes: {view.version} {new['votes']} ({_rate(new)}), {view.against} {old['votes']} ({_rate(old)}).",
-        f"Evidence that it is worse: {f['harm']:.2f} (highest {f['harm_highest']:.2f}; held at {HARM_HOLD:.0f},"
+        f"Evidence that it is worse: {e['harm']} (highest {e['harm_highest']}; held at {HARM_HOLD:.0f},"
         f" rolled back at {HARM_ROLLBACK:.0f}).",
-        f"Evidence that it is not worse by {stage.margin:.0%}: {f['no_worse']:.2f} (needed {PROMOTE:.0f}).",
-        f"Split of people against plan: {f['sample_ratio']:.2f}, of ratings: {f['rating_ratio']:.2f} (held at"
-        f" {SAMPLE_RATIO_HOLD:.0f}). Failing replies: {f['errors']:.2f} (rolled back at {ERRORS_ROLLBACK:.0f}), slow:"
-        f" {f['slow']:.2f}, stopped or handed over: {f['unsafe']:.2f} (at {SLOW_ROLLBACK:.0f}).",
+        f"Evidence that it is not worse by {stage.margin:.0%}: {e['no_worse']} (needed {PROMOTE:.0f}).",
+        f"Split of people against plan: {e['sample_ratio']}, of ratings: {e['rating_ratio']} (held at"
+        f" {SAMPLE_RATIO_HOLD:.0f}). Failing replies: {e['errors']} (rolled back at {ERRORS_ROLLBACK:.0f}), slow:"
+        f" {e['slow']}, stopped or handed over: {e['unsafe']} (at {SLOW_ROLLBACK:.0f}).",
     ]
     if f["anchor"] is not None:
         lines.append(
-            f"Evidence that it is not worse than the fixed point by {view.plan.anchor_margin:.0%}: {f['anchor']:.2f}"
+            f"Evidence that it is not worse than the fixed point by {view.plan.anchor_margin:.0%}: {e['anchor']}"
             f" (needed {PROMOTE:.0f} for the last step)."
         )
     if r.state in ACTIVE:

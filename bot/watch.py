@@ -19,6 +19,7 @@ from bot.alerts import raise_alert
 from bot.rollout_changes import Change, apply
 from bot.wiring import Awake
 from core import drift, events, registry
+from core.evidence import said
 from core.redact import Redactor
 from core.rollouts import Plan, anchor_weight
 from core.settings import Settings
@@ -45,14 +46,16 @@ def look_after(session: Session, awake: Awake, context: str) -> None:
     between = rollouts.current(session, context) is None
     if between and champion is not None and (evidence := two_arm_evidence(session, context, champion.id)) is not None:
         if evidence >= drift.TWO_ARM_ALARM:
-            reason = f"It fell below the people held back: evidence {evidence:,.0f} (limit {drift.TWO_ARM_ALARM:,.0f})."
+            reason = (
+                f"It fell below the people held back: evidence {said(evidence)} (limit {drift.TWO_ARM_ALARM:,.0f})."
+            )
             rollouts.undo(session, context, actor=DRIFT, reason=reason)
             return
     row = session.get_one(Context, context)
     if row.frozen_reason is None and (evidence := one_stream_evidence(session, row)) is not None:
         if evidence >= drift.ONE_STREAM_ALARM:
             reason = (
-                f"Satisfaction fell, whichever version answers: evidence {evidence:,.0f}"
+                f"Satisfaction fell, whichever version answers: evidence {said(evidence)}"
                 f" (limit {drift.ONE_STREAM_ALARM:,.0f}). Promotions and nights wait."
             )
             freeze(session, row, actor=DRIFT, reason=reason)

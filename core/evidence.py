@@ -24,6 +24,7 @@ Array = NDArray[np.float64]
 
 HARMS = (0.05, 0.10, 0.20, 0.40)  # absolute falls in satisfaction the harm process bets on
 PRIOR_VOTES = 20.0  # what the historic rate weighs against votes seen in this rollout
+MILLION = 1e6
 _EDGE = 1e-3  # rates stay this far from 0 and 1, so that no single vote decides
 _MOST = 700.0  # the largest logarithm of evidence that is kept: JSON and Postgres know no infinity
 
@@ -157,3 +158,8 @@ def _running_product(logarithms: Array) -> Array:
 def last(process: Array) -> float:
     """The evidence now; 1 before the first vote."""
     return float(process[-1]) if len(process) else 1.0
+
+
+def said(value: float, digits: int = 0) -> str:
+    """Evidence as a sentence tells it: it multiplies with every vote, and may have three hundred digits."""
+    return f"{value:.{digits}f}" if value < MILLION else "over a million"

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from core import evidence
+from core.evidence import said
 from core.plans import HOUR, PRESETS, Mode, Plan, Stage, preset_for, read_plan
 
 __all__ = [
@@ -231,7 +232,7 @@ def judge(
     if failures_in_a_row >= FAILURES_IN_A_ROW:
         return decision("rollback", f"Its last {failures_in_a_row} replies failed, one after the other.")
     proof = [
-        f"{what} reached {figures[name]:.0f} (limit {limit:.0f}){because}."
+        f"{what} reached {said(figures[name])} (limit {limit:.0f}){because}."
         for name, limit, what, because in (
             ("harm_highest", HARM_ROLLBACK, "Evidence of harm", ": customers rate it worse"),
             ("errors", ERRORS_ROLLBACK, "Evidence that it fails more often", ""),
@@ -245,16 +246,17 @@ def judge(
     if proof:
         return decision("hold", *proof, "The plan freezes its weight instead of rolling back: abort it, or go on.")
     ratio, rated, asked = figures["sample_ratio"], figures["rating_ratio"], figures["harm_solicited"]
+    harm = figures["harm"]
     if ratio >= SAMPLE_RATIO_HOLD:
-        return decision("hold", f"Units are not split as planned (evidence {ratio:.0f}): look for a bot or a bug.")
+        return decision("hold", f"Units are not split as planned (evidence {said(ratio)}): look for a bot or a bug.")
     if rated >= SAMPLE_RATIO_HOLD:
         return decision(
-            "hold", f"One arm is rated more often than it serves (evidence {rated:.0f}): its ratings are biased."
+            "hold", f"One arm is rated more often than it serves (evidence {said(rated)}): its ratings are biased."
         )
-    if figures["harm"] >= HARM_HOLD:
-        return decision("hold", f"Evidence of harm is {figures['harm']:.0f} (hold at {HARM_HOLD:.0f}): weight frozen.")
+    if harm >= HARM_HOLD:
+        return decision("hold", f"Evidence of harm is {said(harm)} (hold at {HARM_HOLD:.0f}): weight frozen.")
     if asked >= SOLICITED_HOLD:
-        return decision("hold", f"People who were asked by the coin rate it worse (evidence {asked:.0f}).")
+        return decision("hold", f"People who were asked by the coin rate it worse (evidence {said(asked)}).")
     if total_elapsed >= plan.expires_hours * HOUR:
         return decision("hold", f"No decision after {plan.expires_hours:.0f} hours: promote or abort it by hand.")
     missing = []
@@ -263,29 +265,25 @@ def judge(
     if elapsed < now.hold_seconds:
         missing.append(f"{timedelta(seconds=int(now.hold_seconds - elapsed))} left of this stage's time")
     if figures["no_worse"] < PROMOTE:
-        missing.append(f"evidence of 'not worse by {now.margin:.0%}' is {figures['no_worse']:.1f} of {PROMOTE:.0f}")
+        so_far = said(figures["no_worse"], 1)
+        missing.append(f"evidence of 'not worse by {now.margin:.0%}' is {so_far} of {PROMOTE:.0f}")
     if final and figures["anchor"] is not None and figures["anchor"] < PROMOTE:
         missing.append(
-            f"evidence of 'not worse than the base by {plan.anchor_margin:.0%}' is {figures['anchor']:.1f}"
+            f"evidence of 'not worse than the base by {plan.anchor_margin:.0%}' is {said(figures['anchor'], 1)}"
             f" of {PROMOTE:.0f}"
         )
     for name, what in (("errors", "fails"), ("slow", "is slow"), ("unsafe", "is stopped or handed over")):
         if figures[name] >= GUARD_OPEN:
-            missing.append(f"evidence that it {what} more often is {figures[name]:.0f}, not under {GUARD_OPEN:.0f}")
+            missing.append(f"evidence that it {what} more often is {said(figures[name])}, not under {GUARD_OPEN:.0f}")
     asks = now.approval or (final and plan.require_approval)
-    if (
-        state == "held"
-        and figures["harm_highest"] >= HARM_HOLD
-        and HARM_RELEASE > figures["harm"]
-        and (missing or not asks)
-    ):
-        return decision("resume", f"Evidence of harm fell back to {figures['harm']:.1f}: the weight is free again.")
+    if state == "held" and figures["harm_highest"] >= HARM_HOLD and HARM_RELEASE > harm and (missing or not asks):
+        return decision("resume", f"Evidence of harm fell back to {said(harm, 1)}: the weight is free again.")
     if state != "running":
         return decision("wait", f"The rollout is {state}.", *missing)
     if missing:
         return decision("wait", *missing)
     proved = (
-        f"Not worse by {now.margin:.0%}: evidence {figures['no_worse']:.0f}"
+        f"Not worse by {now.margin:.0%}: evidence {said(figures['no_worse'])}"
         f" after {figures['stage_votes']} challenger votes."
     )
     if asks:

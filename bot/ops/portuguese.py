@@ -139,7 +139,7 @@ def _known(*, whole: bool) -> list[tuple[re.Pattern[str], str]]:
 def _pattern(english: str) -> re.Pattern[str]:
     """The sentence as a regular expression, its slots as groups."""
     slots = {
-        "n": r"(?:\d+ days?, )?[-+]?\d(?:[\d.,:]*\d)?%?|inf", "age": "|".join(_AGES), "traits": r"[^;]+",
+        "n": r"(?:\d+ days?, )?[-+]?\d(?:[\d.,:]*\d)?%?|over a million", "age": "|".join(_AGES), "traits": r"[^;]+",
         "w": r"[\w.+-]+",
     }  # fmt: skip
     text, *rest = re.split(r"\{(\w+)\}", english)
@@ -160,4 +160,6 @@ def _slot(name: str, value: str) -> str:
         return re.sub("|".join(_TRAITS), lambda trait: _TRAITS[trait[0]], value).replace(".", ",")
     if name == "w" or ":" in value:  # a name; a duration
         return value.replace(" day", " dia")
+    if value == "over a million":
+        return "mais de um milhão"
     return value.translate(str.maketrans(",.", ".,"))

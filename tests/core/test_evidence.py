@@ -326,3 +326,8 @@ class TestAnchor:
     def test_margins_do_not_add_up(self) -> None:
         assert self.lineage(anchored=False) < -0.15
         assert self.lineage(anchored=True) > -0.08
+
+
+def test_a_sentence_does_not_tell_three_hundred_digits() -> None:
+    assert [evidence.said(value, 1) for value in (0.04, 19.96, 999_999.0)] == ["0.0", "20.0", "999999.0"]
+    assert evidence.said(1e300) == evidence.said(math.inf) == "over a million"
