@@ -175,7 +175,7 @@ def _taught_by(session: Session, learned: set[str]) -> list[AdapterVersion]:
 
 
 def _retire(session: Session, learned: set[str], done: Erased, *, actor: str) -> None:
-    """Take what learned from them out of service; the newest version that did not serves instead, or the base."""
+    """Take what learned from them out of service; the latest champion that did not serves instead, or the base."""
     taught = _taught_by(session, learned)
     gone = {version.id for version in taught}
     for version in taught:
@@ -189,15 +189,7 @@ def _retire(session: Session, learned: set[str], done: Erased, *, actor: str) ->
             _stop(session, active, actor)
         champion = registry.champion(session, context)
         if champion is not None and champion.id in gone:
-            heir = session.scalar(
-                select(AdapterVersion)
-                .where(
-                    AdapterVersion.context == context, AdapterVersion.state == "registered",
-                    AdapterVersion.number < champion.number, AdapterVersion.source.in_(("starter", "night")),
-                )
-                .order_by(AdapterVersion.number.desc())
-                .limit(1)
-            )  # fmt: skip
+            heir = rollouts.served_before(session, champion)
             registry.crown(session, context, heir.id if heir else None, expected=champion.id)
             events.record(
                 session, "version.retired", context=context, version=champion.name, reason="erasure",

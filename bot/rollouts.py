@@ -313,13 +313,13 @@ def undo(session: Session, context: str, *, actor: str, to: str | None = None, r
         if champion is None and active is None:
             registry.get_context(session, context)
             raise NotFound(f"'{context}' is served by the frozen base already.", "Name one: --to-version N.")
-        target = _served_before(session, champion) if champion else None
+        target = served_before(session, champion) if champion else None
     if target is champion:  # only the challenger was to be taken back, or nothing
         return target.name if target else "base"
     return _uncrown(session, context, target, "undo", actor, reason)
 
 
-def _served_before(session: Session, champion: AdapterVersion) -> AdapterVersion | None:
+def served_before(session: Session, champion: AdapterVersion) -> AdapterVersion | None:
     """The latest champion before this one that may still serve; None is the frozen base.
 
     Not the version with the number before: that one may never have earned anybody's traffic.

@@ -127,8 +127,13 @@ def test_versions_that_learned_from_them_leave_service_with_their_children(engin
         clean = a_version(session, store, tmp_path, 1, examples=["somebody-else"])
         taught = a_version(session, store, tmp_path, 2, examples=[hash_of])
         child = a_version(session, store, tmp_path, 3, examples=["x"], inherited_examples=[hash_of])
-        registry.crown(session, "customers", child.id, expected=None)
-        names, clean_id = (taught.name, child.name), clean.id
+        untried = a_version(session, store, tmp_path, 4, examples=["y"])  # newer than the clean one, and served nobody
+        registry.crown(session, "customers", clean.id, expected=None)
+        names, clean_id, untried_id = (taught.name, child.name), clean.id, untried.id
+    for name in names:
+        with transaction(engine) as session:
+            rollouts.start(session, name, PRESETS["small"], actor="ana")
+            rollouts.promote(session, "customers", actor="ana", full=True, reason="it is better")
     with transaction(engine) as session:
         done = privacy.erase(session, PHONE, actor="dpo")
         champion = registry.champion(session, "customers")
@@ -139,8 +144,8 @@ def test_versions_that_learned_from_them_leave_service_with_their_children(engin
         assert privacy.remove_files(session, store) == 2
         assert privacy.remove_files(session, store) == 0
         kept = [version for version in registry.all_versions(session) if version.location != registry.ERASED]
-    assert [version.id for version in kept] == [clean_id]
-    assert len(list((tmp_path / "store" / "customers").iterdir())) == 1
+    assert [version.id for version in kept] == [clean_id, untried_id]
+    assert len(list((tmp_path / "store" / "customers").iterdir())) == 2
 
 
 def test_a_rollout_of_such_a_version_stops(engine: Engine, tmp_path: Path) -> None:
