@@ -149,12 +149,12 @@ def test_a_shut_door_is_tried_again_and_the_open_one_is_not(awake: Awake, receiv
 def test_an_address_that_is_none_shuts_one_door_only(awake: Awake) -> None:
     awake.channels["slack"] = channel = ScriptedChannel()
     with_settings(
-        awake, alert_slack_channel="C0OPS", alert_webhook_url="https://example.com:port/", alert_webhook_secret=SECRET
+        awake, alert_slack_channel="C0OPS", alert_webhook_url="https://xn--a/", alert_webhook_secret=SECRET
     )  # fmt: skip
     raised(awake)
     alerts.deliver(awake)
     assert (len(channel.texts()), list(row(awake).done)) == (1, ["slack"])
-    assert row(awake).error == "webhook: InvalidURL"
+    assert row(awake).error == "webhook: InvalidCodepoint"
 
 
 def test_a_sender_that_died_loses_nothing(awake: Awake, receiver: tuple[Receiver, str]) -> None:
