@@ -4,7 +4,8 @@ import { el, icon } from "./dom.js";
 import { Panel } from "./panel.js";
 import { wordsFor } from "./words.js";
 
-const POLL = { open: 4_000, closed: 20_000 }; // milliseconds between looks while a person answers
+const POLL = 4_000; // milliseconds between looks while a person answers
+const CLOSED = 5; // a closed panel skips all but every fifth
 const PHONE = matchMedia("(max-width: 520px), (max-height: 460px)");
 
 // options: lang, color, position (left, right), theme (light, dark), open, page.
@@ -95,12 +96,12 @@ export async function start(base, options) {
   }
 
   // A person's answer comes when it comes: it is looked for while one is waited for.
-  function look() {
-    const closed = panel.element.hidden;
+  function look(turn = 1) {
     setTimeout(async () => {
-      if (panel.waitsForNews && document.visibilityState === "visible") await panel.refresh();
-      look();
-    }, closed ? POLL.closed : POLL.open);
+      const due = !panel.element.hidden || turn % CLOSED === 0;
+      if (due && panel.waitsForNews && document.visibilityState === "visible") await panel.refresh();
+      look(turn + 1);
+    }, POLL);
   }
 }
 
