@@ -1,7 +1,7 @@
-"""Server-rendered pages: one template environment, one strict content policy."""
+"""Server-rendered pages: one template environment, one strict content policy, two languages."""
 
 import secrets
-from datetime import datetime
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -11,6 +11,7 @@ from fastapi.responses import HTMLResponse
 from fastapi.templating import Jinja2Templates
 from jinja2.ext import Extension
 
+from bot.english import ENGLISH
 from bot.ops.portuguese import in_portuguese
 from core.settings import get_settings
 
@@ -45,10 +46,29 @@ def page(request: Request, template: str, /, *, status: int = 200, **context: An
     return response
 
 
+def in_english() -> bool:
+    return get_settings().language == "en"
+
+
+def words(portuguese: str) -> str:
+    """What a template says, in the language of the pages."""
+    return ENGLISH.get(portuguese, portuguese) if in_english() else portuguese
+
+
+def reason(text: str | None) -> str:
+    """A reason, stored in English, in the language of the pages."""
+    return text or "" if in_english() else in_portuguese(text)
+
+
 def local_time(value: datetime | None, form: str = "%d/%m %H:%M:%S") -> str:
     if value is None:
         return "–"
-    return value.astimezone(ZoneInfo(get_settings().timezone)).strftime(form)
+    return local_day(value.astimezone(ZoneInfo(get_settings().timezone)), form)
+
+
+def local_day(value: date, form: str = "%d/%m") -> str:
+    # 11/12 is another day in London than in New York
+    return value.strftime(form.replace("%d/%m", "%d %b") if in_english() else form)
 
 
 def percent(value: float | None) -> str:
@@ -59,10 +79,14 @@ def evidence(value: float | None) -> str:
     """An e-value for people: beyond ten thousand nobody needs its hundred digits."""
     if value is None:
         return "–"
-    return "> 10.000" if value > 10_000 else f"{value:.1f}".replace(".", ",")
+    text = "> 10,000" if value > 10_000 else f"{value:.1f}"
+    return text if in_english() else text.translate(str.maketrans(",.", ".,"))
 
 
-templates.env.filters["evidence"] = evidence
-templates.env.filters["local_time"] = local_time
-templates.env.filters["percent"] = percent
-templates.env.filters["in_portuguese"] = in_portuguese
+templates.env.filters.update(
+    evidence=evidence, local_time=local_time, local_day=local_day, percent=percent, reason=reason
+)
+templates.env.add_extension("jinja2.ext.i18n")
+templates.env.install_gettext_callables(  # type: ignore[attr-defined]
+    words, lambda one, many, n: words(one if n == 1 else many), newstyle=True
+)
