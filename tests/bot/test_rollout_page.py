@@ -143,8 +143,7 @@ def test_it_is_seen(settings: Settings, tmp_path: Path, width: int) -> None:
         page.screenshot(path=tmp_path / f"rollout-{width}.png", full_page=True)
         with transaction(get_engine(str(settings.database_url))) as session:  # evidence of hundreds of digits
             make_votes(session, rollout.id, 3000, challenger=0.1, control=0.9, stage=1, seed=4)
-            current = rollouts.require_current(session, "customers")
-            assert len(rollouts.act(session, current, rollouts.look(session, current)).reason or "") > 200
+            rollouts.pause(session, "customers", actor="ana", reason="https://tickets.example.com/" + "7" * 300)
         page.reload()
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
         assert page.evaluate(CUT_OFF) == []
