@@ -215,7 +215,8 @@ class TestVotes:
             for answer in answers:
                 rate(session, answer, "👎")
             figures = rollouts.look(session, session.get_one(Rollout, rollout.id)).figures
-            flags = session.scalars(select(Event.data["flood"]).where(Event.type == "feedback.recorded")).all()
+            recorded = select(Event.data["flood"]).where(Event.type == "feedback.recorded").order_by(Event.id)
+            flags = session.scalars(recorded).all()
         assert figures["challenger"]["votes"] == calm["challenger"]["votes"] + 1
         assert calm["challenger"]["rate"] - figures["challenger"]["rate"] <= 1 / figures["challenger"]["votes"]
         assert (flags[64], flags[66]) == (False, True)  # the sixth of one day
