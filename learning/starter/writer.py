@@ -14,6 +14,8 @@ from learning.starter.slots import SLOT, Filler, choose_dimension, choose_label,
 
 # How often each is drawn within `talk`; what is not named here weighs 1.
 _TALK_WEIGHTS = {"greeting": 3.0, "thanks": 3.0, "person": 5.0, "complaint": 3.0, "privacy": 2.0, "bye": 1.5}
+# In training also what must be refused: of few words each, and the first thing that a run forgets.
+_REFUSALS = dict.fromkeys(["privacy", "medical", "legal", "jailbreak", "off-topic", "insult", "complaint"], 3.0)
 # Talk for which the bot looks nothing up.
 _PLAIN = {"greeting", "greeting-again", "how-are-you", "thanks", "bye", "ok"}
 # Topics so close that a passage of one may half answer a question of another: never taken as "does not say it".
@@ -175,7 +177,8 @@ class Writer:
     def talk(self) -> Dialogue:
         rng = self.rng
         intents = [name for name, entry in self.sayings.items() if "a" in entry and "q" in entry]
-        intent = rng.choices(intents, weights=[_TALK_WEIGHTS.get(i, 1.0) for i in intents])[0]
+        often = _TALK_WEIGHTS if self.held else _TALK_WEIGHTS | _REFUSALS
+        intent = rng.choices(intents, weights=[often.get(i, 1.0) for i in intents])[0]
         entry = self.sayings[intent]
         question = rng.choice(entry[self.phrasings])
         answer = render(rng.choice(entry["a"]), {"assistant": self.assistant, "business": self.business})
