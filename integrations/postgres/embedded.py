@@ -104,26 +104,40 @@ class EmbeddedPostgres:
         return binary
 
     def _initdb(self) -> None:
+        """Make the cluster beside its place: one that was interrupted half-way is none, and is made anew."""
+        making = self.folder.with_name(f"{self.folder.name}.new")
+        shutil.rmtree(making, ignore_errors=True)
+        making.mkdir(mode=0o700)
         password_file = self.folder.parent / "postgres.password"
-        password_file.write_text(self.password)
-        password_file.chmod(0o600)
-        if self.user:
-            shutil.chown(password_file, self.user)
-        command = [
-            str(self._binary("initdb")), "-D", str(self.folder), "-U", ROLE, "-A", "scram-sha-256",
-            "--pwfile", str(password_file), "-E", "UTF8", "--locale=C.UTF-8", "--no-instructions",
-        ]  # fmt: skip
         try:
+            password_file.write_text(self.password)
+            password_file.chmod(0o600)
+            if self.user:
+                shutil.chown(making, self.user)
+                shutil.chown(password_file, self.user)
+            command = [
+                str(self._binary("initdb")), "-D", str(making), "-U", ROLE, "-A", "scram-sha-256",
+                "--pwfile", str(password_file), "-E", "UTF8", "--locale=C.UTF-8", "--no-instructions",
+            ]  # fmt: skip
             done = subprocess.run(command, user=self.user, capture_output=True, text=True, cwd="/", env=_clean_env())
+            if done.returncode != 0:
+                raise Unavailable(
+                    f"Postgres could not make its data folder {self.folder}:"
+                    f" {(done.stderr or done.stdout).strip()[-500:]}",
+                    "Look at the last line (a full disk is the usual cause), then start again.",
+                )
+            self._take(making)
         finally:
-            password_file.unlink()
-        if done.returncode != 0:
-            for entry in self.folder.iterdir():
-                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+            password_file.unlink(missing_ok=True)
+            shutil.rmtree(making, ignore_errors=True)
+
+    def _take(self, made: Path) -> None:
+        try:
+            made.rename(self.folder)  # which is empty
+        except OSError as error:
             raise Unavailable(
-                f"Postgres could not make its data folder {self.folder}: {(done.stderr or done.stdout).strip()[-500:]}",
-                "Look at the last line (a full disk is the usual cause), then start again.",
-            )
+                f"{self.folder} holds something that is no Postgres cluster.", "Move it away, then start again."
+            ) from error
 
 
 def stop_leftover(folder: Path, timeout: float = 20.0) -> None:

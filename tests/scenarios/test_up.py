@@ -108,12 +108,13 @@ def test_up_answers_survives_crashes_stops_clean_and_finds_its_data_again(up: Up
     assert up.stop() == []
 
 
-def test_up_that_is_ended_while_it_starts_leaves_nothing_behind(up: Up) -> None:
+@pytest.mark.parametrize("sign", ["postgres.new", "postgres/postmaster.pid"])  # the cluster is being made; it starts
+def test_up_that_is_ended_while_it_starts_leaves_nothing_behind(up: Up, sign: str) -> None:
     up.begin()
     end = time.monotonic() + 60
-    while not (up.folder / "postgres/postmaster.pid").exists():
+    while not (up.folder / sign).exists():
         assert up.process.poll() is None and time.monotonic() < end, up.log.read_text()
         time.sleep(0.02)
     assert up.stop(signal.SIGTERM) == []
-    assert not (up.folder / "postgres/postmaster.pid").exists()
+    assert not (up.folder / sign).exists()
     assert "Nothing runs" in up.run("status", code=1)

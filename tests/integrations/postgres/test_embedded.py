@@ -1,6 +1,7 @@
 """The bundled Postgres: a password, loopback only, leftovers ended, a broken start said."""
 
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 
@@ -43,24 +44,51 @@ def test_no_leftover_is_no_error(tmp_path: Path) -> None:
     stop_leftover(tmp_path)
 
 
-def test_a_cluster_that_cannot_be_made_leaves_nothing_half_written(
-    reachable_folder: Path, free_tcp_port: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    server = EmbeddedPostgres(reachable_folder / "full" / "postgres", free_tcp_port, "secret")
-    server.folder.parent.mkdir()
-    server.folder.parent.chmod(0o711)
+@pytest.fixture
+def fresh(reachable_folder: Path, free_tcp_port: int) -> EmbeddedPostgres:
+    """A server whose cluster is not made yet."""
+    place = Path(tempfile.mkdtemp(dir=reachable_folder))
+    place.chmod(0o711)
+    return EmbeddedPostgres(place / "postgres", free_tcp_port, "secret")
 
-    def no_space(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
+
+@pytest.mark.parametrize("ending", [None, KeyboardInterrupt])
+def test_a_cluster_that_was_not_made_to_its_end_leaves_nothing_half_written(
+    fresh: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch, ending: type[BaseException] | None
+) -> None:
+    def half(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
         command = arguments[0]
         assert isinstance(command, list)
-        if "initdb" in str(command[0]):
-            (server.folder / "base").mkdir()
-            return subprocess.CompletedProcess(command, 1, "", "initdb: error: No space left on device")
-        return original(*arguments, **options)  # type: ignore[call-overload]
+        if "initdb" not in str(command[0]):
+            return original(*arguments, **options)  # type: ignore[call-overload]
+        (Path(command[command.index("-D") + 1]) / "PG_VERSION").write_text("18")
+        if ending:
+            raise ending
+        return subprocess.CompletedProcess(command, 1, "", "initdb: error: No space left on device")
 
     original = subprocess.run
-    monkeypatch.setattr(subprocess, "run", no_space)
-    with pytest.raises(Unavailable, match="No space left"):
-        server.prepare()
-    assert list(server.folder.iterdir()) == []
-    assert not (server.folder.parent / "postgres.password").exists()
+    with monkeypatch.context() as patch:
+        patch.setattr(subprocess, "run", half)
+        with pytest.raises(ending or Unavailable, match=None if ending else "No space left"):
+            fresh.prepare()
+    assert [path.name for path in fresh.folder.parent.iterdir() if path.name != "postgres-server"] == ["postgres"]
+    assert list(fresh.folder.iterdir()) == []
+    fresh.prepare()
+    assert (fresh.folder / "PG_VERSION").exists()
+
+
+def test_what_a_killed_start_left_beside_it_is_made_anew(fresh: EmbeddedPostgres) -> None:
+    half = fresh.folder.with_name("postgres.new")
+    half.mkdir()
+    (half / "PG_VERSION").write_text("18")
+    fresh.prepare()
+    assert not half.exists()
+    assert (fresh.folder / "global").is_dir()
+
+
+def test_a_folder_of_something_else_is_left_alone(fresh: EmbeddedPostgres) -> None:
+    fresh.folder.mkdir()
+    (fresh.folder / "letters.txt").write_text("mine")
+    with pytest.raises(Unavailable, match="no Postgres cluster"):
+        fresh.prepare()
+    assert (fresh.folder / "letters.txt").read_text() == "mine"
