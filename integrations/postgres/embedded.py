@@ -5,6 +5,7 @@ parent dies. Postgres refuses to run as root, so under root this one program, an
 runs as an unprivileged user.
 """
 
+import contextlib
 import importlib.util
 import os
 import pwd
@@ -119,7 +120,7 @@ class EmbeddedPostgres:
                 str(self._binary("initdb")), "-D", str(making), "-U", ROLE, "-A", "scram-sha-256",
                 "--pwfile", str(password_file), "-E", "UTF8", "--locale=C.UTF-8", "--no-instructions",
             ]  # fmt: skip
-            done = subprocess.run(command, user=self.user, capture_output=True, text=True, cwd="/", env=_clean_env())
+            done = _run(command, self.user)
             if done.returncode != 0:
                 raise Unavailable(
                     f"Postgres could not make its data folder {self.folder}:"
@@ -138,6 +139,23 @@ class EmbeddedPostgres:
             raise Unavailable(
                 f"{self.folder} holds something that is no Postgres cluster.", "Move it away, then start again."
             ) from error
+
+
+def _run(command: list[str], user: str | None) -> subprocess.CompletedProcess[str]:
+    """`subprocess.run`, but an interruption ends the command's own children too, and waits for them: `initdb` lets a
+    server of its own write, which goes on for a moment when only `initdb` is killed."""
+    with subprocess.Popen(
+        command, user=user, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd="/", env=_clean_env(),
+        start_new_session=True,
+    ) as process:  # fmt: skip
+        try:
+            out, errors = process.communicate()
+        except BaseException:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()  # to the end of the output, which the last of them closes
+            raise
+    return subprocess.CompletedProcess(command, process.returncode, out, errors)
 
 
 def stop_leftover(folder: Path, timeout: float = 20.0) -> None:

@@ -108,7 +108,7 @@ def test_up_answers_survives_crashes_stops_clean_and_finds_its_data_again(up: Up
     assert up.stop() == []
 
 
-@pytest.mark.parametrize("sign", ["postgres/postmaster.pid"])
+@pytest.mark.parametrize("sign", ["postgres.new", "postgres/postmaster.pid"])  # the cluster is being made; it starts
 def test_up_that_is_ended_while_it_starts_leaves_nothing_behind(up: Up, sign: str) -> None:
     up.begin()
     end = time.monotonic() + 60

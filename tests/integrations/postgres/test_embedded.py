@@ -9,6 +9,7 @@ import psycopg
 import pytest
 
 from core.errors import Unavailable
+from integrations.postgres import embedded
 from integrations.postgres.embedded import EmbeddedPostgres, stop_leftover
 
 
@@ -56,19 +57,15 @@ def fresh(reachable_folder: Path, free_tcp_port: int) -> EmbeddedPostgres:
 def test_a_cluster_that_was_not_made_to_its_end_leaves_nothing_half_written(
     fresh: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch, ending: type[BaseException] | None
 ) -> None:
-    def half(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
-        command = arguments[0]
-        assert isinstance(command, list)
-        if "initdb" not in str(command[0]):
-            return original(*arguments, **options)  # type: ignore[call-overload]
+    def half(command: list[str], user: str | None) -> subprocess.CompletedProcess[str]:
+        assert "initdb" in command[0]
         (Path(command[command.index("-D") + 1]) / "PG_VERSION").write_text("18")
         if ending:
             raise ending
         return subprocess.CompletedProcess(command, 1, "", "initdb: error: No space left on device")
 
-    original = subprocess.run
     with monkeypatch.context() as patch:
-        patch.setattr(subprocess, "run", half)
+        patch.setattr(embedded, "_run", half)
         with pytest.raises(ending or Unavailable, match=None if ending else "No space left"):
             fresh.prepare()
     assert [path.name for path in fresh.folder.parent.iterdir() if path.name != "postgres-server"] == ["postgres"]
