@@ -97,7 +97,7 @@ class Origins:
     """Which sites' pages may call us. What sends no Origin (a program, our page's own GET) is no page of a stranger."""
 
     def __init__(self, settings: Settings) -> None:
-        self.allowed = {origin.rstrip("/").lower() for origin in settings.chat_allowed_origins}
+        self.allowed = settings.chat_allowed_origins
         self.own = (settings.public_base_url or "").lower()
 
     def check(self, request: Request) -> None:

@@ -47,7 +47,7 @@ class _CorsBelow:
     def __init__(self, app: ASGIApp, prefix: str, origins: list[str]) -> None:
         self.app, self.prefix = app, prefix
         self.cors = CORSMiddleware(
-            app, allow_origins=[origin.rstrip("/").lower() for origin in origins], allow_methods=["GET", "POST"],
+            app, allow_origins=origins, allow_methods=["GET", "POST"],
             allow_headers=["Content-Type", HEADER, "Idempotency-Key"], expose_headers=["Retry-After"], max_age=3600,
         )  # fmt: skip
 

@@ -18,6 +18,7 @@ from bot.app import create_app
 from bot.visitors import HEADER, Visitors, network
 from bot.wiring import Awake
 from core.db import transaction
+from core.settings import Settings
 from core.tables import InboundEvent, now
 
 SHOP = "https://www.alvorada.example"
@@ -186,7 +187,7 @@ class TestOrigins:
 
     def test_an_allowed_site_in_capitals(self, awake: Awake) -> None:
         """Browsers send an origin in small letters, whatever the setting says."""
-        settings = awake.settings.model_copy(update={"chat_allowed_origins": ["https://WWW.Alvorada.example/"]})
+        settings = Settings(**awake.settings.model_dump() | {"chat_allowed_origins": ["https://WWW.Alvorada.example/"]})
         with TestClient(create_app(settings)) as web:
             answer = web.get("/api/history", headers={"Origin": "https://www.alvorada.example"})
         assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (
