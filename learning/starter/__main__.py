@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from learning.dataset import Row
 
 MAX_ANSWER_TOKENS = 60
+_MAX_TOKENS = 640  # one dialogue of tens of thousands has more than a night's 512
 _PART = 2_000  # dialogues that a process writes at a time
 _HOLDOUT = 64  # rows whose loss is written to the log; they choose nothing
 
@@ -113,7 +114,7 @@ def main(
             log.write(json.dumps(line) + "\n")
             log.flush()
             click.echo(f"step {progress.step}/{progress.steps}  loss {mean:.3f}  {progress.elapsed / 60:.1f} min")
-        if progress.step % 150 == 0:  # a look at the adapter while it trains
+        if progress.step % max(1, progress.steps // 10) == 0:  # a look at the adapter while it trains
             half_way = work / f"step-{progress.step}"
             if not half_way.exists():
                 save(model, half_way)
@@ -160,7 +161,8 @@ def _part(base: Path, seed: int, indices: range) -> "list[tuple[Dialogue, Row]]"
 
     dialogues = [dialogue(seed, index) for index in indices]
     return [
-        (one, encode(_tokenizer(base), one.example(), max_answer_tokens=MAX_ANSWER_TOKENS + 1)) for one in dialogues
+        (one, encode(_tokenizer(base), one.example(), max_tokens=_MAX_TOKENS, max_answer_tokens=MAX_ANSWER_TOKENS + 1))
+        for one in dialogues
     ]
 
 
