@@ -225,20 +225,24 @@ def resume(session: Session, context: str, *, actor: str, reason: str = "") -> R
 def set_mode(session: Session, context: str, mode: Mode, *, actor: str, reason: str = "") -> Rollout:
     """Go on in another way. Stages already passed stay in the plan: what was seen in them stays evidence.
 
-    `ab`: one stage of halves. `canary`: the preset's ladder from here on. `blue-green`: shadow and smoke checks, then
-    all at once.
+    `ab`: one stage of halves. `blue-green`: shadow and smoke checks, then all at once. `canary`: back to the plan's
+    own steps, from the one that it left and at the share it had; a plan that began otherwise has none, and takes the
+    ladder for its volume from here on.
     """
     rollout = require_current(session, context)
     plan = Plan.from_json(rollout.plan)
     now_at = plan.stages[rollout.stage]
+    left = plan.left
+    if plan.mode == "canary":
+        left = (replace(now_at, weight=rollout.weight), *plan.stages[rollout.stage + 1 :])
     if mode == "ab":
         following: tuple[Stage, ...] = (replace(now_at, weight=0.5),)
     elif mode == "blue-green":
         following = (replace(now_at, weight=1.0),)
     else:
         ladder = PRESETS.get(plan.name, PRESETS["medium"]).stages
-        following = tuple(stage for stage in ladder if stage.weight > rollout.weight) or ladder[-1:]
-    plan = replace(plan, mode=mode, stages=plan.stages[: rollout.stage + 1] + following)
+        following = left or tuple(stage for stage in ladder if stage.weight > rollout.weight) or ladder[-1:]
+    plan = replace(plan, mode=mode, stages=plan.stages[: rollout.stage + 1] + following, left=left)
     stage = rollout.stage + 1
     weight = 0.0 if mode == "blue-green" else following[0].weight
     change = Change("set-mode", actor, reason, "running", "rollout.advanced", stage, weight, plan=plan)

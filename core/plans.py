@@ -54,6 +54,7 @@ class Plan:
         holdback: share of units on the frozen base; None: the deployment's setting.
         anchor_margin: what the challenger may at most be worse by than the frozen base (absolute) on its way to all
             traffic. It is measured from a point that never moves, so that many small steps down do not add up.
+        left: the steps that a canary had before it when it went on in another mode: what it comes back to.
     """
 
     name: str
@@ -66,13 +67,15 @@ class Plan:
     require_approval: bool = False
     holdback: float | None = None
     anchor_margin: float = 0.05
+    left: tuple[Stage, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "Plan":
-        return cls(**{**data, "stages": tuple(Stage(**stage) for stage in data["stages"])})
+        ladders = {name: tuple(Stage(**stage) for stage in data.get(name, ())) for name in ("stages", "left")}
+        return cls(**{**data, **ladders})
 
 
 PRESETS: dict[str, Plan] = {

@@ -15,7 +15,7 @@ from bot.router import read_routes
 from core import registry
 from core.db import get_engine, transaction
 from core.errors import Conflict, NotFound
-from core.rollouts import Decision, Plan, Stage
+from core.rollouts import PRESETS, Decision, Mode, Plan, Stage
 from core.tables import AdapterVersion, Alert, Context, Event, Rollout, RolloutEvent
 
 BAD, GOOD = {"challenger": 0.4, "control": 0.9}, {"challenger": 0.92, "control": 0.92}
@@ -191,6 +191,34 @@ class TestModes:
         with transaction(engine) as session:
             rollouts.set_mode(session, "customers", "canary", actor="test")
         assert (latest(engine).mode, latest(engine).stage) == ("canary", 2)
+
+    @pytest.mark.parametrize("detour", [("ab",), ("blue-green",), ("ab", "blue-green"), ("canary",)])
+    def test_canary_comes_back_to_the_plan_that_was_given(
+        self, engine: Engine, champion: str, detour: tuple[Mode, ...]
+    ) -> None:
+        steps = [
+            Stage(weight, 40, 60.0, margin, approval=True)
+            for weight, margin in ((0.02, 0.2), (0.07, 0.12), (0.3, 0.04))
+        ]
+        begin(engine, new_version(engine), Plan("my own", tuple(steps)))
+        with transaction(engine) as session:
+            rollouts.promote(session, "customers", actor="test")
+            rollouts.set_weight(session, "customers", 0.11, actor="test")
+        for mode in (*detour, "canary"):
+            with transaction(engine) as session:
+                rollouts.set_mode(session, "customers", mode, actor="test")
+        back = latest(engine)
+        assert (back.mode, back.weight) == ("canary", 0.11)
+        plan = Plan.from_json(back.plan)
+        assert plan.stages[back.stage :] == (replace(steps[1], weight=0.11), steps[2])
+        with transaction(engine) as session:
+            assert rollouts.promote(session, "customers", actor="test").weight == 0.3
+
+    def test_who_began_otherwise_climbs_the_ladder_for_its_volume(self, engine: Engine, champion: str) -> None:
+        begin(engine, new_version(engine), Plan("halves", (Stage(0.1, 30, 0.0, 0.1),), mode="ab"))
+        with transaction(engine) as session:
+            rollouts.set_mode(session, "customers", "canary", actor="test")
+        assert Plan.from_json(latest(engine).plan).stages[1:] == PRESETS["medium"].stages
 
     def test_blue_green_begins_in_the_shadow(self, engine: Engine, champion: str) -> None:
         begin(engine, new_version(engine), Plan("switch", (Stage(1.0, 30, 0.0, 0.1),), mode="blue-green"))
