@@ -232,7 +232,7 @@ def set_weight(door: Door, percent: float, context: str, reason: str, as_json: b
 @as_json_option
 @click.pass_obj
 def set_mode(door: Door, mode: Mode, context: str, reason: str, as_json: bool) -> Answer:
-    """Go on as canary, ab (one stage of halves) or blue-green (checks, then all at once)."""
+    """Go on as canary, ab (one stage of halves) or blue-green (checks, then all at once); a pause stays."""
     with door.session() as db:
         rollouts.set_mode(db, context, mode, actor=door.actor, reason=reason)
         return _say(db, context, as_json)
@@ -271,7 +271,7 @@ def resume(door: Door, context: str, reason: str, as_json: bool) -> Answer:
 @as_json_option
 @click.pass_obj
 def promote(door: Door, context: str, full: bool, reason: str, as_json: bool) -> Answer:
-    """On to the next step (after the last: to all traffic)."""
+    """On to the next step (after the last: to all traffic); ends a pause or a hold."""
     with door.session() as db:
         rollouts.promote(db, context, actor=door.actor, full=full, reason=reason)
         return _say(db, context, as_json)

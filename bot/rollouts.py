@@ -227,7 +227,7 @@ def set_mode(session: Session, context: str, mode: Mode, *, actor: str, reason: 
 
     `ab`: one stage of halves. `blue-green`: shadow and smoke checks, then all at once. `canary`: back to the plan's
     own steps, from the one that it left and at the share it had; a plan that began otherwise has none, and takes the
-    ladder for its volume from here on.
+    ladder for its volume from here on. What an operator paused stays so.
     """
     rollout = require_current(session, context)
     plan = Plan.from_json(rollout.plan)
@@ -245,12 +245,16 @@ def set_mode(session: Session, context: str, mode: Mode, *, actor: str, reason: 
     plan = replace(plan, mode=mode, stages=plan.stages[: rollout.stage + 1] + following, left=left)
     stage = rollout.stage + 1
     weight = 0.0 if mode == "blue-green" else following[0].weight
-    change = Change("set-mode", actor, reason, "running", "rollout.advanced", stage, weight, plan=plan)
+    state = "paused" if rollout.state == "paused" else "running"
+    change = Change("set-mode", actor, reason, state, "rollout.advanced", stage, weight, plan=plan)
     return apply(session, rollout, change)
 
 
 def promote(session: Session, context: str, *, actor: str, full: bool = False, reason: str = "") -> Rollout:
-    """On to the next stage by hand, or with `full` to all traffic at once (needs a reason; it is audited)."""
+    """On to the next stage by hand, or with `full` to all traffic at once (needs a reason; it is audited).
+
+    As in Argo this is what ends a pause, too.
+    """
     rollout = require_current(session, context)
     plan = Plan.from_json(rollout.plan)
     if full and not reason:

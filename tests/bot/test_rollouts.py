@@ -214,6 +214,16 @@ class TestModes:
         with transaction(engine) as session:
             assert rollouts.promote(session, "customers", actor="test").weight == 0.3
 
+    @pytest.mark.parametrize("mode", ["ab", "blue-green", "canary"])
+    def test_an_operators_pause_stays(self, engine: Engine, champion: str, mode: Mode) -> None:
+        begin(engine, new_version(engine))
+        with transaction(engine) as session:
+            rollouts.pause(session, "customers", actor="test")
+            assert rollouts.set_weight(session, "customers", 0.3, actor="test").state == "paused"
+            assert rollouts.set_mode(session, "customers", mode, actor="test").state == "paused"
+            if mode != "blue-green":  # as in Argo, promote ends it
+                assert rollouts.promote(session, "customers", actor="test").state in ("running", "promoted")
+
     def test_who_began_otherwise_climbs_the_ladder_for_its_volume(self, engine: Engine, champion: str) -> None:
         begin(engine, new_version(engine), Plan("halves", (Stage(0.1, 30, 0.0, 0.1),), mode="ab"))
         with transaction(engine) as session:
