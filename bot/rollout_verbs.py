@@ -27,7 +27,7 @@ from core.errors import BadInput, NotAllowed, NotFound, NpllmError
 from core.explain import sentence
 from core.plans import Audience
 from core.rollouts import ACTIVE, PRESETS, Mode, Plan, preset_for, read_plan
-from core.tables import Rollout, RolloutEvent
+from core.tables import AdapterVersion, Rollout, RolloutEvent
 
 OPERATORS = frozenset({"ops", "admin"})  # may change a rollout
 READERS = OPERATORS | {"viewer", "reviewer", "privacy"}  # may look: no verb shows what anybody said
@@ -278,15 +278,27 @@ def promote(door: Door, context: str, full: bool, reason: str, as_json: bool) ->
 
 
 @rollout.command()
+@click.argument("version", required=False)
 @context_option
 @reason_option
 @as_json_option
 @click.pass_obj
-def abort(door: Door, context: str, reason: str, as_json: bool) -> Answer:
-    """Back to the stable version, in any state. Without a rollout it does nothing, and says so."""
+def abort(door: Door, version: str | None, context: str, reason: str, as_json: bool) -> Answer:
+    """Back to the stable version, in any state; with VERSION, who waits for its turn is withdrawn alike.
+
+    Without a rollout it does nothing, and says so.
+    """
     with door.session() as db:
-        if rollouts.abort(db, context, actor=door.actor, reason=reason) is not None:
-            return _say(db, context, as_json)
+        if version is not None:
+            stopped: Rollout | None = rollouts.abort_version(db, version, actor=door.actor, reason=reason)
+        else:
+            stopped = rollouts.abort(db, context, actor=door.actor, reason=reason)
+        if stopped is not None and stopped.state != "superseded":
+            return _say(db, stopped.context, as_json)
+        if stopped is not None:
+            name = db.get_one(AdapterVersion, stopped.version_id).name
+            gone = {"id": str(stopped.id), "context": stopped.context, "version": name, "state": stopped.state}
+            return Answer(f"{name} no longer waits; it may be started again.", gone, as_json=as_json)
     idle = f"No rollout is active in '{context}': nothing to abort."
     return Answer(idle, {"context": context, "state": "idle"}, as_json=as_json)
 

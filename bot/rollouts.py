@@ -5,6 +5,7 @@ or two operators one wins, and no state exists without a row that says who made 
 """
 
 import secrets
+import uuid
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
@@ -135,13 +136,16 @@ def waiting(session: Session, context: str) -> Rollout | None:
 
 def _supersede(session: Session, context: str, by: str) -> None:
     """The newest waits; an older one that waited never gets a turn."""
-    if (older := waiting(session, context)) is None:
-        return
-    reason = f"{by} is newer"
-    older.state, older.reason, older.ended_at = "superseded", reason, now()
-    older.row_version += 1
+    if (older := waiting(session, context)) is not None:
+        _leave_line(session, older, "supersede", CONTROLLER, f"{by} is newer")
+
+
+def _leave_line(session: Session, rollout: Rollout, verb: str, actor: str, reason: str) -> Rollout:
+    rollout.state, rollout.reason, rollout.ended_at = "superseded", reason, now()
+    rollout.row_version += 1
     session.flush()
-    audit(session, older, "supersede", CONTROLLER, reason, {"state": "waiting"}, facts_of(older))
+    audit(session, rollout, verb, actor, reason, {"state": "waiting"}, facts_of(rollout))
+    return rollout
 
 
 def next_in_line(session: Session, context: str) -> None:
@@ -154,9 +158,8 @@ def next_in_line(session: Session, context: str) -> None:
     version = session.get_one(AdapterVersion, rollout.version_id)
     champion = registry.champion(session, context)
     if version.state != "registered" or (champion is not None and champion.id == version.id):
-        rollout.state, rollout.ended_at = "superseded", now()
-        rollout.reason = f"{version.name} is {version.state}" if version.state != "registered" else "it serves already"
-        audit(session, rollout, "supersede", CONTROLLER, rollout.reason, {"state": "waiting"}, facts_of(rollout))
+        reason = f"{version.name} is {version.state}" if version.state != "registered" else "it serves already"
+        _leave_line(session, rollout, "supersede", CONTROLLER, reason)
         return
     control = _control(session, version, rollout.evidence.get("against"))
     values = {
@@ -273,19 +276,51 @@ def promote(session: Session, context: str, *, actor: str, full: bool = False, r
 
 
 def abort(session: Session, context: str, *, actor: str, reason: str = "") -> Rollout | None:
-    """Stop the rollout and go to the stable version, in any state; None where none is active (no error).
+    """Stop the rollout and go to the stable version, in any state; None where there is nothing to stop (no error).
 
     Abort wins over a promotion that came a moment before it: within `TAKE_BACK` the champion of before serves again.
+    Where nothing is active, who waits does not begin.
     """
     if (rollout := current(session, context, lock=True)) is not None:
         return _abort_active(session, rollout, actor, reason)
     registry.get_context(session, context)  # of another one it is not to be said that all is well
     promoted = _just_promoted(session, context)
-    if promoted is not None:
-        before = promoted.evidence.get("champion_before", "base")
-        to = None if before == "base" else registry.by_name(session, before)
-        _uncrown(session, context, to, "abort", actor, reason or "right after its promotion")
+    if promoted is None:
+        return _withdraw(session, context, actor, reason)
+    before = promoted.evidence.get("champion_before", "base")
+    to = None if before == "base" else registry.by_name(session, before)
+    _uncrown(session, context, to, "abort", actor, reason or "right after its promotion")
     return promoted
+
+
+def abort_version(session: Session, name: str, *, actor: str, reason: str = "") -> Rollout:
+    """Stop the rollout of this version and of no other, whether it is active or waits for its turn.
+
+    Raises:
+        Conflict: it has no rollout that could be stopped.
+        NotFound: no such version.
+    """
+    version = registry.by_name(session, name)
+    active = current(session, version.context, lock=True)
+    stops = active or _just_promoted(session, version.context)
+    if stops is None or stops.version_id != version.id:
+        if (withdrawn := _withdraw(session, version.context, actor, reason, version.id)) is not None:
+            return withdrawn
+        stops = current(session, version.context)  # it may have begun meanwhile
+    if stops is None or stops.version_id != version.id:
+        raise Conflict(f"{name} has no rollout to abort.", "npllm rollout list shows what is active, and who waits.")
+    return abort(session, version.context, actor=actor, reason=reason) or stops
+
+
+def _withdraw(
+    session: Session, context: str, actor: str, reason: str, version_id: uuid.UUID | None = None
+) -> Rollout | None:
+    """Who waits (only this version) does not begin. Nothing speaks against it: it may be started again."""
+    _take_turns(session, context)
+    next_one = waiting(session, context)
+    if next_one is None or version_id not in (None, next_one.version_id):
+        return None
+    return _leave_line(session, next_one, "abort", actor, f"withdrawn by {actor}: {reason}".rstrip(": "))
 
 
 def _abort_active(session: Session, rollout: Rollout, actor: str, reason: str) -> Rollout:

@@ -112,6 +112,7 @@ REMARKS = {
     "promoted by hand": "promovida à mão",
     "it serves already": "ela já atende",
     "{w} is newer": "{w} é mais nova",
+    "withdrawn by {w}": "retirada da fila por {w}",
 }
 _AGES = {
     "from the starter": "com o adaptador inicial", "last night": "na noite passada",

@@ -94,6 +94,51 @@ def test_who_waits_is_listed(engine: Engine, running: str) -> None:
     assert ", waiting," in second
 
 
+class TestWhoWaits:
+    @pytest.fixture
+    def waits(self, engine: Engine, running: str) -> str:
+        with transaction(engine) as session:
+            name = make_version(session).name
+        say(engine, f"start {name} --queue")
+        return name
+
+    def test_status_names_it(self, engine: Engine, cli: Cli, waits: str) -> None:
+        assert f"Next in line: {waits}; `npllm rollout abort {waits}`" in say(engine, "status")
+        assert json.loads(cli("status", "--json").output)["next"] == waits
+
+    def test_it_is_withdrawn_by_its_name_and_the_running_one_stays(
+        self, engine: Engine, running: str, waits: str
+    ) -> None:
+        assert (
+            say(engine, f"abort {waits} --reason 'wrong night'") == f"{waits} no longer waits; it may be started again."
+        )
+        with transaction(engine) as session:
+            event = session.scalars(select(RolloutEvent).order_by(RolloutEvent.id.desc())).first()
+            assert event is not None
+            assert (event.actor, event.verb, event.before) == ("ana", "abort", {"state": "waiting"})
+            assert event.reason == "withdrawn by ana: wrong night"
+            assert registry.by_name(session, waits).state == "registered"
+            assert rollouts.require_current(session, "customers").version_id == registry.by_name(session, running).id
+        assert waits not in say(engine, "status")
+        assert "has no rollout to abort" in say(engine, f"abort {waits}")
+        assert "waits until" in say(engine, f"start {waits} --queue")
+
+    def test_the_running_one_is_aborted_by_its_name_and_who_waits_begins(
+        self, engine: Engine, running: str, waits: str
+    ) -> None:
+        assert f"Next in line: {waits}" in say(engine, f"abort {running}")
+        with transaction(engine) as session:
+            rollouts.next_in_line(session, "customers")
+        assert waits in say(engine, "status")
+
+    def test_with_nothing_active_abort_stops_it_from_beginning(self, engine: Engine, cli: Cli, waits: str) -> None:
+        say(engine, "abort")
+        assert json.loads(cli("abort", "--json").output)["state"] == "superseded"
+        with transaction(engine) as session:
+            rollouts.next_in_line(session, "customers")
+            assert rollouts.current(session, "customers") is None
+
+
 def test_who_may_look_may_not_steer(engine: Engine, running: str) -> None:
     for verb in (
         "abort", "pause", "set-weight 50", "promote", "undo", f"retry {running}", f"start {running}", "resume",
