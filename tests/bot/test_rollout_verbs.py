@@ -219,6 +219,10 @@ def test_a_plan_is_read_from_a_file(cli: Cli, engine: Engine, versions: tuple[st
     broken.write_text("steps: [{setWeight: 500}]")
     assert cli("lint", str(broken)).exit_code == 1
     assert cli("lint", str(tmp_path / "none.yaml")).exit_code == 1
+    broken.write_text(example + "mode: ab\n")
+    for refused in (cli("lint", str(broken)), cli("start", versions[1], "--queue", "--plan", str(broken))):
+        assert refused.exit_code == 1
+        assert "mode stands there twice" in refused.stderr
 
 
 def test_a_quarantined_version_needs_retry(engine: Engine, running: str) -> None:
