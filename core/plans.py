@@ -29,7 +29,7 @@ class Stage:
         min_votes: challenger votes needed in this stage.
         hold_seconds: time needed in this stage, however clear the votes.
         margin: what the challenger may at most be worse by (absolute), to leave this stage.
-        audience: who may be drawn; everybody else keeps the control and is no part of the evidence.
+        audience: who may be drawn; everybody else keeps the champion and is no part of the evidence.
         approval: leaving this stage takes a person's word (Argo's `pause: {}`).
     """
 

@@ -89,6 +89,11 @@ class TestChoose:
                 else:  # they keep the champion, and are no evidence
                     assert {(route.version, route.rollout_id) for route in found} == {(OLD, None)}
 
+    def test_who_is_outside_keeps_the_champion_whatever_the_challenger_is_compared_with(self) -> None:
+        stages = (replace(PLAN.stages[0], audience="internal"),)
+        routes = replace(ROUTES, control=BASE, control_arm="base", plan=replace(PLAN, stages=stages))
+        assert {choose(routes, unit, AT, "all").version for unit in PEOPLE[:200]} == {OLD}
+
     def test_without_a_rollout_the_champion_serves(self) -> None:
         assert choose(Routes(OLD), "unit", AT).version == OLD
         assert choose(Routes(OLD), "unit", AT).arm == "champion"
