@@ -17,7 +17,7 @@ import click
 from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
-from bot import outcomes, people, rollouts
+from bot import outcomes, people, rollout_line, rollout_look, rollouts
 from bot.ops.figures import RolloutView, rollout_view, view_of
 from bot.rollout_words import describe, explanation
 from bot.watch import votes_per_day
@@ -141,7 +141,7 @@ def start(
     """Begin: the challenger gets its first share of the people (blue-green: after its checks, all of them)."""
     with door.session() as db:
         plan = _plan(door, plan_file) if plan_file else _preset(db, version, preset)
-        started = rollouts.start(db, version, plan, actor=door.actor, against=against, reason=reason, queue=queue)
+        started = rollout_line.start(db, version, plan, actor=door.actor, against=against, reason=reason, queue=queue)
         if started.state == "waiting":
             text = f"{version} waits until the rollout of '{started.context}' ends."
             return Answer(text, {"id": str(started.id), "version": version, "state": "waiting"}, as_json=as_json)
@@ -337,7 +337,7 @@ def explain(door: Door, context: str, as_json: bool) -> Answer:
     """Why it stands where it stands, in sentences and numbers, and what would change it."""
     with door.session(READERS) as db:
         view = _view(db, context)
-        facts = rollouts.explain(db, view.rollout) if view.rollout.state in ACTIVE else []
+        facts = rollout_look.explain(db, view.rollout) if view.rollout.state in ACTIVE else []
         lines = [*explanation(view), *(sentence(fact, "en") for fact in facts)]
         data = {**describe(view), "explanation": lines, "facts": [vars(fact) for fact in facts]}
         return Answer("\n".join(lines), data, as_json=as_json)

@@ -8,7 +8,7 @@ from core.rollouts import ACTIVE, ERRORS_ROLLBACK, HARM_HOLD, HARM_ROLLBACK, PRO
 
 
 def explanation(view: RolloutView) -> list[str]:
-    """Where it stands; `rollouts.explain` adds what would change it."""
+    """Where it stands; `rollout_look.explain` adds what would change it."""
     r, f = view.rollout, view.decision.figures
     e = {name: said(value, 2) for name, value in f.items() if isinstance(value, float)}
     new, old, stage = f["challenger"], f["control"], view.plan.stages[r.stage]

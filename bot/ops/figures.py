@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
-from bot import rollouts
+from bot import rollout_look, rollouts
 from core import registry
 from core.rollouts import ACTIVE, HARM_HOLD, HARM_ROLLBACK, PROMOTE, Decision, Plan
 from core.tables import AdapterVersion, ConsolidationRun, Context, Rollout, RolloutEvent
@@ -128,7 +128,7 @@ def view_of(session: Session, rollout: Rollout) -> RolloutView:
         version=session.get_one(AdapterVersion, rollout.version_id).name,
         against=against.name if against else "base",
         plan=Plan.from_json(rollout.plan),
-        decision=rollouts.look(session, rollout),
+        decision=rollout_look.look(session, rollout),
         trail=list(trail),
         next=session.get_one(AdapterVersion, waiting.version_id).name if waiting and waiting.id != rollout.id else None,
     )

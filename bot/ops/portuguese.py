@@ -58,7 +58,7 @@ SENTENCES = {
     "Not worse by {n}: evidence {n2} after {n3} challenger votes.":
         "Não é pior por {n}: evidência {n2} depois de {n3} votos da nova versão.",
     "The plan wants a person's word: npllm rollout promote.": "O plano espera uma pessoa: npllm rollout promote.",
-    # bot/rollouts.py, bot/controller.py
+    # bot/rollout_look.py, bot/controller.py
     "Promotions are frozen: ": "As promoções estão congeladas: ",
     "{n} smoke and {n2} shadowed questions were answered well.":
         "{n} perguntas de teste e {n2} em sombra foram bem respondidas.",

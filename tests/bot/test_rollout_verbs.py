@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 from factories import make_version, make_votes
 from sqlalchemy import Engine, select
 
-from bot import rollouts
+from bot import rollout_line, rollouts
 from bot.cli import main
 from bot.rollout_verbs import run
 from core import registry
@@ -44,7 +44,7 @@ def versions(engine: Engine) -> tuple[str, str]:
 @pytest.fixture
 def running(engine: Engine, versions: tuple[str, str]) -> str:
     with transaction(engine) as session:
-        rollouts.start(session, versions[1], QUICK, actor="test")
+        rollout_line.start(session, versions[1], QUICK, actor="test")
     return versions[1]
 
 
@@ -128,14 +128,14 @@ class TestWhoWaits:
     ) -> None:
         assert f"Next in line: {waits}" in say(engine, f"abort {running}")
         with transaction(engine) as session:
-            rollouts.next_in_line(session, "customers")
+            rollout_line.next_in_line(session, "customers")
         assert waits in say(engine, "status")
 
     def test_with_nothing_active_abort_stops_it_from_beginning(self, engine: Engine, cli: Cli, waits: str) -> None:
         say(engine, "abort")
         assert json.loads(cli("abort", "--json").output)["state"] == "superseded"
         with transaction(engine) as session:
-            rollouts.next_in_line(session, "customers")
+            rollout_line.next_in_line(session, "customers")
             assert rollouts.current(session, "customers") is None
 
 
