@@ -266,10 +266,33 @@ def _text(message: dict[str, Any]) -> str:
     kind = as_text(message.get("type"))
     body = as_dict(message.get(kind))
     if kind == "interactive":
-        reply = as_dict(body.get("button_reply")) or as_dict(body.get("list_reply")) or as_dict(body.get("nfm_reply"))
-        return as_text(reply.get("title")) or as_text(reply.get("body"))
+        if form := as_dict(body.get("nfm_reply")):
+            return _answers(form)
+        reply = as_dict(body.get("button_reply")) or as_dict(body.get("list_reply"))
+        return as_text(reply.get("title"))
     names = ("text", "payload") if kind == "button" else ("body", "caption", "text")
     return next(filter(None, (as_text(body.get(name)) for name in names)), "")
+
+
+def _answers(form: dict[str, Any]) -> str:
+    """What was filled in, a line each; `body` says "Sent" whatever it was, but of an address it is the address."""
+    if form.get("name") == "address_message":
+        return as_text(form.get("body"))
+    try:
+        found = as_dict(json.loads(as_text(form.get("response_json"))))
+    except (ValueError, RecursionError):
+        return ""
+    lines = ((name.replace("_", " "), _words(value)) for name, value in found.items() if name != "flow_token")
+    return "\n".join(f"{label}: {value}" for label, value in lines if value)
+
+
+def _words(value: Any) -> str:
+    """An answer, or several chosen; what is nested deeper is a file or Meta's own."""
+    if isinstance(value, list):
+        return ", ".join(filter(None, (_words(one) for one in value if not isinstance(one, list))))
+    if isinstance(value, bool):
+        return "✓" if value else "✗"
+    return str(value) if isinstance(value, float) else as_text(value).strip()
 
 
 def _kind(message: dict[str, Any]) -> str:

@@ -183,7 +183,25 @@ CASES: dict[str, tuple[str, list[Item]]] = {
     "interactive__list": (
         "A list's line is what it says.", [message("interactive__list", "Colchões de casal", quoted=OURS)],
     ),
-    "interactive__flow": ("A form was sent.", [message("interactive__flow", "Sent", quoted=OURS)]),
+    "interactive__flow": (
+        "A form is what she filled in, not the word 'Sent'; its token and files are no words.",
+        [
+            message(
+                "interactive__flow",
+                "nome: Marina Prado\ndata de entrega: 2026-12-03\nquantos: 2\nmontagem: ✓\nhorários: manhã, tarde",
+                quoted=OURS,
+            )
+        ],
+    ),
+    "interactive__flow_with_nothing_filled_in": (
+        "A form of which nothing is to be said: kept, not answered.",
+        [ignored("wamid.interactive__flow_with_nothing_filled_in")],
+    ),
+    "interactive__flow_unreadable": ("Half a form.", [ignored("wamid.interactive__flow_unreadable")]),
+    "interactive__address": (
+        "An address is its words.",
+        [message("interactive__address", "Marina Prado\nRua das Flores, 12\nSantos", quoted=OURS)],
+    ),
     "interactive__without_object": (
         "Meta leaves the object out at times: never an empty turn.", [ignored("wamid.interactive__without_object")],
     ),
