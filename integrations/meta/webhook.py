@@ -126,6 +126,8 @@ def _message_item(number: str, message: dict[str, Any], contact: dict[str, Any])
     sender = _person(message, contact).identifiers[0].value
     key, lane = as_text(message.get("id")) or digest(message), f"meta:{number}:{sender}"
     kind = as_text(message.get("type"))
+    if message.get("group_id"):  # said among several: an answer would go to its writer alone
+        return InboundItem(key, "ignored", lane, payload)
     if kind in ("edit", "revoke"):
         return InboundItem(key, "edit" if kind == "edit" else "delete", lane, payload)
     if kind == "system" and _moved(message) is not None:

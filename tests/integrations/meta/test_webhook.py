@@ -141,6 +141,7 @@ CASES: dict[str, tuple[str, list[Item]]] = {
     ),
     "text__sender_only_in_the_contact": ("The contact says who.", [message("text__sender_only_in_the_contact", "Oi")]),
     "text__without_contact": ("A number is enough.", [message("text__without_contact", "Oi", person=Person((PHONE,)))]),
+    "text__in_a_group": ("Said to a group: kept, not answered in private.", [ignored("wamid.text__in_a_group")]),
     "text__nobody": ("From nobody: kept, not answered.", [ignored("wamid.text__nobody", lane("unknown"))]),
     "text__blank": ("Nothing to see in it: never answered.", [ignored("wamid.text__blank")]),
     "text__without_object": ("A text without its text.", [ignored("wamid.text__without_object")]),
@@ -216,6 +217,7 @@ CASES: dict[str, tuple[str, list[Item]]] = {
     "reaction_added__misspelt_key": (
         "Meta's own misspelt sample.", [reaction("reaction_added__misspelt_key", "👍")],
     ),
+    "reaction_added__in_a_group": ("To what others said.", [ignored("wamid.reaction_added__in_a_group")]),
     "reaction__without_target": ("A thumb for nothing.", [ignored("wamid.reaction__without_target")]),
     "reaction__without_object": ("A reaction without itself.", [ignored("wamid.reaction__without_object")]),
     "emoji__alone": ("👏 to the last answer.", [rating("emoji__alone", "reaction", "👏👏", quoted=False)]),
@@ -248,6 +250,10 @@ CASES: dict[str, tuple[str, list[Item]]] = {
     "type__missing": ("Of no type.", [ignored("wamid.type__missing")]),
     "type__not_known_yet": (
         "Something new that she sent: she is asked to write.", [message("type__not_known_yet", "", kind="unknown")],
+    ),
+    "type__not_known_yet_with_words": (
+        "Words that she sent are read, whatever they came in.",
+        [message("type__not_known_yet_with_words", "Qual destes colchões vocês têm?", kind="unknown")],
     ),
     "type__no_string": ("A type that is no word.", [ignored("wamid.type__no_string")]),
     "status__sent": ("One tick.", [status("sent", "row-1")]),
