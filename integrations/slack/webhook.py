@@ -69,7 +69,8 @@ def read(kind: str, body: dict[str, Any]) -> Inbound | None:
         message = as_dict(event.get("message"))
         changed = as_text(event.get("deleted_ts")) or as_text(message.get("ts"))
         text = _text(message) if kind == "edit" else None
-        return InboundEdit("slack", f"{channel}:{changed}", text, f"msg:{team}:{channel}:{changed}")
+        name = f"{channel}:{changed}"
+        return InboundEdit("slack", name, text, (f"msg:{team}:{name}", f"ambient:{team}:{name}"))
     if kind != "message":
         return None
     thread = as_text(event.get("thread_ts")) or (None if _is_direct(event) else ts)

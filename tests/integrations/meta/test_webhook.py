@@ -79,7 +79,7 @@ def reaction(name: str, emoji: str, *, at: datetime = SENT) -> Item:
 
 
 def edit(name: str, original: str, text: str | None) -> Item:
-    return "edit" if text else "delete", lane(), f"wamid.{name}", InboundEdit("meta", original, text, original)
+    return "edit" if text else "delete", lane(), f"wamid.{name}", InboundEdit("meta", original, text, (original,))
 
 
 def status(delivery: str, our_id: str | None = None, error: str | None = None) -> Item:

@@ -84,7 +84,7 @@ def public(
 
 
 def edited(text: str | None) -> InboundEdit:
-    return InboundEdit("slack", f"D0RITA:{TS}", text, f"msg:T0SHOP:D0RITA:{TS}")
+    return InboundEdit("slack", f"D0RITA:{TS}", text, (f"msg:T0SHOP:D0RITA:{TS}", f"ambient:T0SHOP:D0RITA:{TS}"))
 
 
 def rating(signal: Any, raw: str, *, lane: str = DM) -> Item:
