@@ -328,7 +328,9 @@ CASES: dict[str, tuple[str, list[Item]]] = {
         "The same without a team.", [somewhere_else(direct("Oi"), "E0ORG", "1795000000.000900")],
     ),
     "organisation__click": ("The same person clicks.", [button("up", team="E0ORG")]),
-    "app_rate_limited": ("Too many events: Slack drops some.", [ignored("slack:T0SHOP", "other:")]),
+    "app_rate_limited": (
+        "Too many events: Slack drops some, and operators are told.", [asked("limited", "other:", user="")],
+    ),
     "event__missing": ("An envelope without a letter.", [ignored("slack:T0SHOP")]),
     "event__of_no_type": ("Of no type.", [ignored("slack:T0SHOP")]),
     "event__type_is_no_string": ("Of a type that is no word.", [ignored()]),
