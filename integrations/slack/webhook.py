@@ -253,10 +253,24 @@ def _lane(team: str, event: dict[str, Any]) -> str:
 
 
 def _text(event: dict[str, Any]) -> str:
-    """What was typed: mentions and broadcasts out, links and channels as people see them, HTML unescaped."""
-    if text := as_text(event.get("text")).strip():
+    """What was typed: mentions and broadcasts out, links and channels as people see them, HTML unescaped. Of a message
+    that was forwarded without a word: its words."""
+    forwarded = map(_forwarded, as_dicts(event.get("attachments")))
+    return _typed(event) or clean("\n".join(filter(None, forwarded)))
+
+
+def _typed(message: dict[str, Any]) -> str:
+    if text := as_text(message.get("text")).strip():
         return clean(html.unescape(_SPECIAL.sub(_as_seen, text)))
-    return clean("\n".join(_in_blocks(block) for block in as_dicts(event.get("blocks"))))
+    return clean("\n".join(_in_blocks(block) for block in as_dicts(message.get("blocks"))))
+
+
+def _forwarded(attachment: dict[str, Any]) -> str:
+    """Empty where it is another kind of attachment: an app's, a link's."""
+    blocks = [as_dict(block.get("message")) for block in as_dicts(attachment.get("message_blocks"))]
+    if not attachment.get("is_share") and not blocks:
+        return ""
+    return _typed(attachment) or "\n".join(filter(None, map(_typed, blocks)))
 
 
 def _in_blocks(node: dict[str, Any]) -> str:

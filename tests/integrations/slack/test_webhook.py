@@ -175,6 +175,14 @@ CASES: dict[str, tuple[str, list[Item]]] = {
         "Her words are in the blocks only.", [direct("quais são os feriados <deste> ano? :pray:\nSão Paulo\nRio")],
     ),
     "im__blocks_without_words": ("A picture by its address.", [ignored(key=f"msg:T0SHOP:D0RITA:{TS}")]),
+    "im__forwarded": (
+        "A message that she forwards without a word is what she wants read.",
+        [direct("Quem troca a lâmpada da sala 3 & 4?")],
+    ),
+    "im__forwarded_in_blocks_alone": ("Also from its blocks.", [direct("Quem troca a lâmpada da sala 3?")]),
+    "im__attachment_of_an_app": (
+        "An app's card is no forwarded message.", [ignored(key=f"msg:T0SHOP:D0RITA:{TS}")],
+    ),
     "im__without_a_channel": ("Nowhere to answer.", [ignored("slack:T0SHOP")]),
     "im__only_a_broadcast": ("Nothing is left: never answered.", [ignored(key=f"msg:T0SHOP:D0RITA:{TS}")]),
     "im__emoji_name": ("👍 by name, in her skin's tone.", [rating("reaction", "+1::skin-tone-3")]),
