@@ -17,7 +17,8 @@ PATIENCE = 4  # pauses; somebody who does not stop writing is answered all the s
 
 
 def next_events(session: Session, lane: str, pause: float) -> tuple[list[InboundEvent], float]:
-    """The lane's oldest unhandled event, and the messages that came right behind it; a deletion goes before them.
+    """The lane's oldest unhandled event, and the messages that came right behind it; what changes them or takes them
+    back goes before them.
 
     Returns:
         (events, 0), or (none, seconds until it is worth looking again; 0 where nothing is due).
@@ -31,8 +32,8 @@ def next_events(session: Session, lane: str, pause: float) -> tuple[list[Inbound
     if not rows:
         return [], 0.0
     events, now = [event for event, _ in rows], rows[0][1]
-    if taken_back := [event for event in events if event.kind == "delete" and (event.not_before or now) <= now]:
-        return taken_back[:1], 0.0  # before what it takes back is answered
+    if changes := [one for one in events if one.kind in ("edit", "delete") and (one.not_before or now) <= now]:
+        return changes[:1], 0.0  # before what it is about is answered
     first = events[0]
     if first.not_before is not None and first.not_before > now:
         return [], 0.0  # the lane waits for its oldest event: order is kept

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from bot import guardrails, rollouts, units, watch
+from bot import guardrails, rollout_line, rollout_look, rollouts, units, watch
 from bot.rollout_changes import Change, apply
 from bot.router import BASE, Served, read_routes
 from bot.wiring import Awake
@@ -64,7 +64,7 @@ def _in_transaction(awake: Awake, context: str, step: Callable[[Session, Awake, 
 
 
 def next_in_line(session: Session, awake: Awake, context: str) -> None:
-    rollouts.next_in_line(session, context)
+    rollout_line.next_in_line(session, context)
 
 
 def _nightly(session: Session, awake: Awake, context: str) -> None:
@@ -84,7 +84,9 @@ def _nightly(session: Session, awake: Awake, context: str) -> None:
     if newest.id == session.get_one(Context, context).champion_id:
         return
     plan = preset_for(watch.votes_per_day(session, context))
-    rollouts.start(session, newest.name, plan, actor=rollouts.CONTROLLER, queue=True, reason="a night registered it")
+    rollout_line.start(
+        session, newest.name, plan, actor=rollouts.CONTROLLER, queue=True, reason="a night registered it"
+    )
 
 
 def _guard(session: Session, awake: Awake, context: str) -> None:
@@ -95,7 +97,7 @@ def _guard(session: Session, awake: Awake, context: str) -> None:
         against = session.get(AdapterVersion, rollout.against_id) if rollout.against_id else None
         if (limit := units.slow_ms(session, context, against.name if against else "base")) is not None:
             session.execute(update(Rollout).where(Rollout.id == rollout.id).values(slow_ms=limit))
-    rollout = rollouts.act(session, rollout, rollouts.look(session, rollout))
+    rollout = rollout_look.act(session, rollout, rollout_look.look(session, rollout))
     if rollout.state == "running":
         watch.hold_on_shift(session, awake.settings, rollout)
 
@@ -149,7 +151,7 @@ def switch(awake: Awake, context: str) -> None:
         if current is None or current.id != rollout.id or current.row_version != rollout.row_version:
             return
         if wrong:
-            rollouts.roll_back(session, current, "Smoke and shadow checks failed: " + " ".join(wrong[:3]), {})
+            rollout_look.roll_back(session, current, "Smoke and shadow checks failed: " + " ".join(wrong[:3]), {})
             return
         weight = Plan.from_json(current.plan).stages[current.stage].weight
         reason = f"{len(SMOKE)} smoke and {len(shadowed)} shadowed questions were answered well."
@@ -190,4 +192,4 @@ def _stop(awake: Awake, name: str, stop: Stop) -> None:
         version = session.scalars(select(AdapterVersion).where(AdapterVersion.name == name)).one()
         rollout = rollouts.current(session, version.context)
         if rollout is not None and rollout.version_id == version.id:
-            rollouts.act(session, rollout, rollouts.look(session, rollout, stops=(stop,)))
+            rollout_look.act(session, rollout, rollout_look.look(session, rollout, stops=(stop,)))

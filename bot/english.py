@@ -92,6 +92,7 @@ ENGLISH = {
     "espera uma pessoa": "waits for a person",
     "peso agora": "weight now",
     "desde": "since",
+    "próxima da fila:": "next in line:",
     "Por versão, neste lançamento": "By version, in this rollout",
     "US$/mil": "US$/1,000",
     "resolvidas": "resolved",

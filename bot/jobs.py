@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -37,6 +38,7 @@ from integrations.twilio import webhook as twilio
 log = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 10
+NEWEST = "edited_to"  # beside what the vendor sent of a message: its text, where it was edited before it was answered
 READERS = {"twilio": twilio.read, "meta": meta.read, "slack": slack.read, "web": web_channel.read}
 
 
@@ -148,7 +150,7 @@ def _handle(awake: Awake, events: Sequence[InboundEvent], held: Lease) -> Inboun
     """Events of the ledger. What fails for a reason that may pass is tried again later, in its place."""
     event, inbound = events[0], None
     try:
-        inbound = READERS[event.source](event.kind, event.payload)
+        inbound = _read(event)
         if isinstance(inbound, InboundMessage):
             more = _by_the_same_person(inbound, events[1:])
             said = [(event.id, inbound), *more]
@@ -174,6 +176,14 @@ def _handle(awake: Awake, events: Sequence[InboundEvent], held: Lease) -> Inboun
     return inbound
 
 
+def _read(event: InboundEvent) -> Inbound | None:
+    """In the bot's words; of a message that was edited while it waited, the newest."""
+    inbound = READERS[event.source](event.kind, event.payload)
+    if isinstance(inbound, InboundMessage) and NEWEST in event.payload:
+        return replace(inbound, text=event.payload[NEWEST])
+    return inbound
+
+
 def _ring_the_guard(awake: Awake) -> None:
     """A vote may decide a rollout. Without Redis the clock's own round does."""
     try:
@@ -187,7 +197,7 @@ def _by_the_same_person(first: InboundMessage, events: Sequence[InboundEvent]) -
     said = []
     for event in events:
         try:
-            inbound = READERS[event.source](event.kind, event.payload)
+            inbound = _read(event)
         except Exception:  # it will stumble alone, when it is its turn
             break
         if not isinstance(inbound, InboundMessage) or inbound.person.identifiers != first.person.identifiers:
@@ -208,8 +218,11 @@ def _note(awake: Awake, session: Session, event: InboundEvent, inbound: Inbound 
     elif isinstance(inbound, InboundEdit):
         signals.record_edit(session, inbound)
         outcome = "deleted" if inbound.text is None else "edited"
-        if inbound.text is None and inbound.key:
-            _never_answer(session, event, inbound.key)
+        for key in inbound.keys:
+            if inbound.text is None:
+                _never_answer(session, event, key)
+            elif inbound.text:
+                _answer_instead(session, event, key, inbound.text)
     elif isinstance(inbound, InboundPerson):
         outcome = "person" if people.learn(session, inbound) else "nobody we know"
     session.execute(
@@ -226,6 +239,16 @@ def _never_answer(session: Session, event: InboundEvent, key: str) -> None:
         .on_conflict_do_update(
             index_elements=["source", "external_id"], set_=taken_back, where=InboundEvent.handled_at.is_(None)
         )
+    )
+
+
+def _answer_instead(session: Session, event: InboundEvent, key: str, text: str) -> None:
+    """What waits to be answered is answered as it reads now."""
+    waits = (InboundEvent.source == event.source, InboundEvent.external_id == key, InboundEvent.handled_at.is_(None))
+    session.execute(
+        update(InboundEvent)
+        .where(*waits, InboundEvent.kind == "message")
+        .values(payload=InboundEvent.payload.concat({NEWEST: text}))
     )
 
 

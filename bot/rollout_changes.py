@@ -7,7 +7,7 @@ import uuid
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import func, update
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from bot.alerts import raise_alert
@@ -92,6 +92,20 @@ def quarantine(session: Session, version_id: uuid.UUID, reason: str) -> None:
     """A version that was rolled back does not come back by itself: only `retry` revives it."""
     version = session.get_one(AdapterVersion, version_id)
     version.state, version.reasons = "quarantined", [*version.reasons, reason]
+
+
+def take_turns(session: Session, context: str) -> None:
+    """Of two that begin a rollout at once the second sees the first's, and is told."""
+    session.execute(select(Context.name).where(Context.name == context).with_for_update(key_share=True))
+
+
+def leave_line(session: Session, rollout: Rollout, verb: str, actor: str, reason: str) -> Rollout:
+    """Who waited does not begin."""
+    rollout.state, rollout.reason, rollout.ended_at = "superseded", reason, now()
+    rollout.row_version += 1
+    session.flush()
+    audit(session, rollout, verb, actor, reason, {"state": "waiting"}, facts_of(rollout))
+    return rollout
 
 
 def facts_of(rollout: Rollout) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import click
 from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
-from bot import outcomes, people, rollouts
+from bot import outcomes, people, rollout_line, rollout_look, rollouts
 from bot.ops.figures import RolloutView, rollout_view, view_of
 from bot.rollout_words import describe, explanation
 from bot.watch import votes_per_day
@@ -27,7 +27,7 @@ from core.errors import BadInput, NotAllowed, NotFound, NpllmError
 from core.explain import sentence
 from core.plans import Audience
 from core.rollouts import ACTIVE, PRESETS, Mode, Plan, preset_for, read_plan
-from core.tables import Rollout, RolloutEvent
+from core.tables import AdapterVersion, Rollout, RolloutEvent
 
 OPERATORS = frozenset({"ops", "admin"})  # may change a rollout
 READERS = OPERATORS | {"viewer", "reviewer", "privacy"}  # may look: no verb shows what anybody said
@@ -141,7 +141,7 @@ def start(
     """Begin: the challenger gets its first share of the people (blue-green: after its checks, all of them)."""
     with door.session() as db:
         plan = _plan(door, plan_file) if plan_file else _preset(db, version, preset)
-        started = rollouts.start(db, version, plan, actor=door.actor, against=against, reason=reason, queue=queue)
+        started = rollout_line.start(db, version, plan, actor=door.actor, against=against, reason=reason, queue=queue)
         if started.state == "waiting":
             text = f"{version} waits until the rollout of '{started.context}' ends."
             return Answer(text, {"id": str(started.id), "version": version, "state": "waiting"}, as_json=as_json)
@@ -232,7 +232,7 @@ def set_weight(door: Door, percent: float, context: str, reason: str, as_json: b
 @as_json_option
 @click.pass_obj
 def set_mode(door: Door, mode: Mode, context: str, reason: str, as_json: bool) -> Answer:
-    """Go on as canary, ab (one stage of halves) or blue-green (checks, then all at once)."""
+    """Go on as canary, ab (one stage of halves) or blue-green (checks, then all at once); a pause stays."""
     with door.session() as db:
         rollouts.set_mode(db, context, mode, actor=door.actor, reason=reason)
         return _say(db, context, as_json)
@@ -271,22 +271,34 @@ def resume(door: Door, context: str, reason: str, as_json: bool) -> Answer:
 @as_json_option
 @click.pass_obj
 def promote(door: Door, context: str, full: bool, reason: str, as_json: bool) -> Answer:
-    """On to the next step (after the last: to all traffic)."""
+    """On to the next step (after the last: to all traffic); ends a pause or a hold."""
     with door.session() as db:
         rollouts.promote(db, context, actor=door.actor, full=full, reason=reason)
         return _say(db, context, as_json)
 
 
 @rollout.command()
+@click.argument("version", required=False)
 @context_option
 @reason_option
 @as_json_option
 @click.pass_obj
-def abort(door: Door, context: str, reason: str, as_json: bool) -> Answer:
-    """Back to the stable version, in any state. Without a rollout it does nothing, and says so."""
+def abort(door: Door, version: str | None, context: str, reason: str, as_json: bool) -> Answer:
+    """Back to the stable version, in any state; with VERSION, who waits for its turn is withdrawn alike.
+
+    Without a rollout it does nothing, and says so.
+    """
     with door.session() as db:
-        if rollouts.abort(db, context, actor=door.actor, reason=reason) is not None:
-            return _say(db, context, as_json)
+        if version is not None:
+            stopped: Rollout | None = rollouts.abort_version(db, version, actor=door.actor, reason=reason)
+        else:
+            stopped = rollouts.abort(db, context, actor=door.actor, reason=reason)
+        if stopped is not None and stopped.state != "superseded":
+            return _say(db, stopped.context, as_json)
+        if stopped is not None:
+            name = db.get_one(AdapterVersion, stopped.version_id).name
+            gone = {"id": str(stopped.id), "context": stopped.context, "version": name, "state": stopped.state}
+            return Answer(f"{name} no longer waits; it may be started again.", gone, as_json=as_json)
     idle = f"No rollout is active in '{context}': nothing to abort."
     return Answer(idle, {"context": context, "state": "idle"}, as_json=as_json)
 
@@ -325,7 +337,7 @@ def explain(door: Door, context: str, as_json: bool) -> Answer:
     """Why it stands where it stands, in sentences and numbers, and what would change it."""
     with door.session(READERS) as db:
         view = _view(db, context)
-        facts = rollouts.explain(db, view.rollout) if view.rollout.state in ACTIVE else []
+        facts = rollout_look.explain(db, view.rollout) if view.rollout.state in ACTIVE else []
         lines = [*explanation(view), *(sentence(fact, "en") for fact in facts)]
         data = {**describe(view), "explanation": lines, "facts": [vars(fact) for fact in facts]}
         return Answer("\n".join(lines), data, as_json=as_json)

@@ -8,7 +8,7 @@ from core.rollouts import ACTIVE, ERRORS_ROLLBACK, HARM_HOLD, HARM_ROLLBACK, PRO
 
 
 def explanation(view: RolloutView) -> list[str]:
-    """Where it stands; `rollouts.explain` adds what would change it."""
+    """Where it stands; `rollout_look.explain` adds what would change it."""
     r, f = view.rollout, view.decision.figures
     e = {name: said(value, 2) for name, value in f.items() if isinstance(value, float)}
     new, old, stage = f["challenger"], f["control"], view.plan.stages[r.stage]
@@ -32,6 +32,8 @@ def explanation(view: RolloutView) -> list[str]:
         lines.append("Now: " + ("; ".join(view.decision.reasons) or "nothing is missing") + ".")
     elif r.reason:
         lines.append(f"It ended: {r.reason}")
+    if view.next is not None:
+        lines.append(f"Next in line: {view.next}; `npllm rollout abort {view.next}` withdraws it.")
     return lines
 
 
@@ -51,6 +53,7 @@ def describe(view: RolloutView) -> dict[str, Any]:
         "weight": r.weight,
         "reason": r.reason,
         "evidence": view.decision.figures,
+        "next": view.next,
         "waiting_for": view.decision.reasons if r.state in ACTIVE else [],
         "started_at": r.started_at.isoformat(),
         "ended_at": r.ended_at.isoformat() if r.ended_at else None,

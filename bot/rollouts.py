@@ -1,178 +1,26 @@
-"""The hand on the lever: start, look at the evidence, advance, promote, roll back.
+"""The hand on the lever: what an operator does to a rollout, and to a champion. How one begins is in
+`bot/rollout_line.py`, what the evidence does to it in `bot/rollout_look.py`.
 
 Every change is a compare-and-set on `row_version` with its audit row in the same transaction: of two controllers
 or two operators one wins, and no state exists without a row that says who made it and why. Abort always wins.
 """
 
-import secrets
-from collections.abc import Sequence
+import uuid
 from dataclasses import replace
 from datetime import timedelta
-from typing import Any
 
-from sqlalchemy import func, select, update
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from bot import units
 from bot.alerts import raise_alert
-from bot.rollout_changes import Change, apply, audit, crown, facts_of, note, quarantine
-from bot.router import holdback_of
+from bot.rollout_changes import Change, apply, crown, leave_line, note, quarantine, take_turns
 from core import events, registry
 from core.errors import Conflict, NotFound
-from core.explain import Fact, facts
-from core.rollouts import ACTIVE, PRESETS, Decision, Mode, Plan, Stage, Stop, Votes, decide, weigh
-from core.tables import AdapterVersion, Context, Rollout, RolloutEvent, now
+from core.rollouts import ACTIVE, PRESETS, Mode, Plan, Stage
+from core.tables import AdapterVersion, Context, Rollout, now
 
 CONTROLLER = "controller"
 TAKE_BACK = timedelta(minutes=10)  # how long after a promotion `abort` still means it
-
-
-def start(
-    session: Session, name: str, plan: Plan, *, actor: str, against: str | None = None, reason: str = "",
-    queue: bool = False,
-) -> Rollout:  # fmt: skip
-    """Begin a rollout of a version against the champion (or against `base`, or another version by name).
-
-    Args:
-        queue: where one is active, wait until it has ended; whoever waited before is superseded. Evidence is never
-            carried over.
-
-    Raises:
-        Conflict: the context has a rollout already, or the version may not be served.
-        NotFound: no such version.
-    """
-    version = registry.by_name(session, name)
-    if version.state != "registered":
-        raise Conflict(f"{name} is {version.state}: {'; '.join(map(str, version.reasons)) or 'see its run'}.",
-                       "npllm rollout retry revives a quarantined version.")  # fmt: skip
-    _take_turns(session, version.context)
-    control = _control(session, version, against)
-    active = current(session, version.context)
-    if active is not None and not queue:
-        raise Conflict(
-            f"A rollout is {active.state} in '{version.context}'.", "Promote or abort it first, or --queue this one."
-        )
-    if active is not None and active.version_id == version.id:
-        raise Conflict(f"{name} is rolling out already.", "npllm rollout status shows it.")
-    begins = active is None
-    if not begins:
-        _supersede(session, version.context, name)
-    rollout = Rollout(
-        context=version.context,
-        version_id=version.id,
-        against_id=control.id if control else None,
-        mode=plan.mode,
-        plan=plan.to_json(),
-        weight=_first_weight(plan) if begins else 0.0,
-        salt=secrets.token_hex(8),
-        state="running" if begins else "waiting",
-        evidence={} if begins else {"against": against},
-        slow_ms=units.slow_ms(session, version.context, control.name if control else "base"),
-    )
-    session.add(rollout)
-    session.flush()
-    _announce_start(session, rollout, version, control, "start" if begins else "queue", actor, reason)
-    return rollout
-
-
-def _take_turns(session: Session, context: str) -> None:
-    """Of two that begin a rollout at once the second sees the first's, and is told."""
-    session.execute(select(Context.name).where(Context.name == context).with_for_update(key_share=True))
-
-
-def _control(session: Session, version: AdapterVersion, against: str | None) -> AdapterVersion | None:
-    """What a version is compared with; None is the frozen base."""
-    champion = registry.champion(session, version.context)
-    if champion is not None and champion.id == version.id:
-        raise Conflict(
-            f"{version.name} already serves '{version.context}'.",
-            "Start another version; npllm rollout undo takes this one back.",
-        )
-    if against is None:
-        return champion
-    control = None if against == "base" else _servable(session, version.context, against)
-    if control is not None and control.id == version.id:
-        raise Conflict(f"{version.name} cannot be compared with itself.", "Name another version, or base.")
-    return control
-
-
-def _servable(session: Session, context: str, name: str) -> AdapterVersion:
-    """A version that may serve a context: its own (what employees may read is not for customers), and registered."""
-    version = registry.by_name(session, name)
-    if version.context != context:
-        raise Conflict(f"{name} is a version of '{version.context}', not of '{context}'.", "Name one of its own.")
-    if version.state == "quarantined":
-        raise Conflict(f"{version.name} is quarantined.", "npllm rollout retry revives it.")
-    if version.state != "registered":
-        raise Conflict(f"{version.name} is {version.state} and is not served.", "npllm adapters show says why.")
-    return version
-
-
-def _first_weight(plan: Plan) -> float:
-    """Blue-green begins in the shadow: nobody is served before the checks."""
-    return 0.0 if plan.mode == "blue-green" else plan.stages[0].weight
-
-
-def _announce_start(
-    session: Session, rollout: Rollout, version: AdapterVersion, control: AdapterVersion | None, verb: str,
-    actor: str, reason: str,
-) -> None:  # fmt: skip
-    after = facts_of(rollout) | {
-        "version": version.name, "against": control.name if control else "base", "plan": rollout.plan["name"],
-    }  # fmt: skip
-    audit(session, rollout, verb, actor, reason, before={}, after=after)
-    if rollout.state == "running":
-        events.record(
-            session, "rollout.started", context=rollout.context, rollout=str(rollout.id), actor=actor, **after
-        )
-        raise_alert(session, "rollout.started", context=rollout.context, actor=actor, reason=reason, **after)
-
-
-def waiting(session: Session, context: str) -> Rollout | None:
-    """The rollout that takes its turn next."""
-    return session.scalar(select(Rollout).where(Rollout.context == context, Rollout.state == "waiting"))
-
-
-def _supersede(session: Session, context: str, by: str) -> None:
-    """The newest waits; an older one that waited never gets a turn."""
-    if (older := waiting(session, context)) is None:
-        return
-    reason = f"{by} is newer"
-    older.state, older.reason, older.ended_at = "superseded", reason, now()
-    older.row_version += 1
-    session.flush()
-    audit(session, older, "supersede", CONTROLLER, reason, {"state": "waiting"}, facts_of(older))
-
-
-def next_in_line(session: Session, context: str) -> None:
-    """Nothing runs: who waits begins, against the champion of now."""
-    if waiting(session, context) is None:
-        return
-    _take_turns(session, context)
-    if current(session, context) is not None or (rollout := waiting(session, context)) is None:
-        return
-    version = session.get_one(AdapterVersion, rollout.version_id)
-    champion = registry.champion(session, context)
-    if version.state != "registered" or (champion is not None and champion.id == version.id):
-        rollout.state, rollout.ended_at = "superseded", now()
-        rollout.reason = f"{version.name} is {version.state}" if version.state != "registered" else "it serves already"
-        audit(session, rollout, "supersede", CONTROLLER, rollout.reason, {"state": "waiting"}, facts_of(rollout))
-        return
-    control = _control(session, version, rollout.evidence.get("against"))
-    values = {
-        "state": "running", "weight": _first_weight(Plan.from_json(rollout.plan)), "evidence": {},
-        "against_id": control.id if control else None, "started_at": func.now(), "stage_started_at": func.now(),
-        "row_version": rollout.row_version + 1,
-    }  # fmt: skip
-    changed = session.execute(
-        update(Rollout)
-        .where(Rollout.id == rollout.id, Rollout.state == "waiting", Rollout.row_version == rollout.row_version)
-        .values(**values)
-    )
-    if changed.rowcount != 1:  # type: ignore[attr-defined]
-        raise Conflict("The rollout changed meanwhile.")
-    session.refresh(rollout)
-    _announce_start(session, rollout, version, control, "start", CONTROLLER, "it was next in line")
 
 
 def current(session: Session, context: str, *, lock: bool = False) -> Rollout | None:
@@ -189,6 +37,11 @@ def require_current(session: Session, context: str) -> Rollout:
         registry.get_context(session, context)
         raise NotFound(f"No rollout is active in '{context}'.", "npllm rollout start VERSION begins one.")
     return rollout
+
+
+def waiting(session: Session, context: str) -> Rollout | None:
+    """The rollout that takes its turn next."""
+    return session.scalar(select(Rollout).where(Rollout.context == context, Rollout.state == "waiting"))
 
 
 def set_weight(session: Session, context: str, weight: float, *, actor: str, reason: str = "") -> Rollout:
@@ -225,28 +78,36 @@ def resume(session: Session, context: str, *, actor: str, reason: str = "") -> R
 def set_mode(session: Session, context: str, mode: Mode, *, actor: str, reason: str = "") -> Rollout:
     """Go on in another way. Stages already passed stay in the plan: what was seen in them stays evidence.
 
-    `ab`: one stage of halves. `canary`: the preset's ladder from here on. `blue-green`: shadow and smoke checks, then
-    all at once.
+    `ab`: one stage of halves. `blue-green`: shadow and smoke checks, then all at once. `canary`: back to the plan's
+    own steps, from the one that it left and at the share it had; a plan that began otherwise has none, and takes the
+    ladder for its volume from here on. What an operator paused stays so.
     """
     rollout = require_current(session, context)
     plan = Plan.from_json(rollout.plan)
     now_at = plan.stages[rollout.stage]
+    left = plan.left
+    if plan.mode == "canary":
+        left = (replace(now_at, weight=rollout.weight), *plan.stages[rollout.stage + 1 :])
     if mode == "ab":
         following: tuple[Stage, ...] = (replace(now_at, weight=0.5),)
     elif mode == "blue-green":
         following = (replace(now_at, weight=1.0),)
     else:
         ladder = PRESETS.get(plan.name, PRESETS["medium"]).stages
-        following = tuple(stage for stage in ladder if stage.weight > rollout.weight) or ladder[-1:]
-    plan = replace(plan, mode=mode, stages=plan.stages[: rollout.stage + 1] + following)
+        following = left or tuple(stage for stage in ladder if stage.weight > rollout.weight) or ladder[-1:]
+    plan = replace(plan, mode=mode, stages=plan.stages[: rollout.stage + 1] + following, left=left)
     stage = rollout.stage + 1
     weight = 0.0 if mode == "blue-green" else following[0].weight
-    change = Change("set-mode", actor, reason, "running", "rollout.advanced", stage, weight, plan=plan)
+    state = "paused" if rollout.state == "paused" else "running"
+    change = Change("set-mode", actor, reason, state, "rollout.advanced", stage, weight, plan=plan)
     return apply(session, rollout, change)
 
 
 def promote(session: Session, context: str, *, actor: str, full: bool = False, reason: str = "") -> Rollout:
-    """On to the next stage by hand, or with `full` to all traffic at once (needs a reason; it is audited)."""
+    """On to the next stage by hand, or with `full` to all traffic at once (needs a reason; it is audited).
+
+    As in Argo this is what ends a pause, too.
+    """
     rollout = require_current(session, context)
     plan = Plan.from_json(rollout.plan)
     if full and not reason:
@@ -265,19 +126,51 @@ def promote(session: Session, context: str, *, actor: str, full: bool = False, r
 
 
 def abort(session: Session, context: str, *, actor: str, reason: str = "") -> Rollout | None:
-    """Stop the rollout and go to the stable version, in any state; None where none is active (no error).
+    """Stop the rollout and go to the stable version, in any state; None where there is nothing to stop (no error).
 
     Abort wins over a promotion that came a moment before it: within `TAKE_BACK` the champion of before serves again.
+    Where nothing is active, who waits does not begin.
     """
     if (rollout := current(session, context, lock=True)) is not None:
         return _abort_active(session, rollout, actor, reason)
     registry.get_context(session, context)  # of another one it is not to be said that all is well
     promoted = _just_promoted(session, context)
-    if promoted is not None:
-        before = promoted.evidence.get("champion_before", "base")
-        to = None if before == "base" else registry.by_name(session, before)
-        _uncrown(session, context, to, "abort", actor, reason or "right after its promotion")
+    if promoted is None:
+        return _withdraw(session, context, actor, reason)
+    before = promoted.evidence.get("champion_before", "base")
+    to = None if before == "base" else registry.by_name(session, before)
+    _uncrown(session, context, to, "abort", actor, reason or "right after its promotion")
     return promoted
+
+
+def abort_version(session: Session, name: str, *, actor: str, reason: str = "") -> Rollout:
+    """Stop the rollout of this version and of no other, whether it is active or waits for its turn.
+
+    Raises:
+        Conflict: it has no rollout that could be stopped.
+        NotFound: no such version.
+    """
+    version = registry.by_name(session, name)
+    active = current(session, version.context, lock=True)
+    stops = active or _just_promoted(session, version.context)
+    if stops is None or stops.version_id != version.id:
+        if (withdrawn := _withdraw(session, version.context, actor, reason, version.id)) is not None:
+            return withdrawn
+        stops = current(session, version.context)  # it may have begun meanwhile
+    if stops is None or stops.version_id != version.id:
+        raise Conflict(f"{name} has no rollout to abort.", "npllm rollout list shows what is active, and who waits.")
+    return abort(session, version.context, actor=actor, reason=reason) or stops
+
+
+def _withdraw(
+    session: Session, context: str, actor: str, reason: str, version_id: uuid.UUID | None = None
+) -> Rollout | None:
+    """Who waits (only this version) does not begin. Nothing speaks against it: it may be started again."""
+    take_turns(session, context)
+    next_one = waiting(session, context)
+    if next_one is None or version_id not in (None, next_one.version_id):
+        return None
+    return leave_line(session, next_one, "abort", actor, f"withdrawn by {actor}: {reason}".rstrip(": "))
 
 
 def _abort_active(session: Session, rollout: Rollout, actor: str, reason: str) -> Rollout:
@@ -308,7 +201,7 @@ def undo(session: Session, context: str, *, actor: str, to: str | None = None, r
     if to == "base":
         target = None
     elif to is not None:
-        target = _servable(session, context, to if not to.isdigit() else f"{context}-v{to}")
+        target = servable(session, context, to if not to.isdigit() else f"{context}-v{to}")
     else:
         if champion is None and active is None:
             registry.get_context(session, context)
@@ -317,6 +210,18 @@ def undo(session: Session, context: str, *, actor: str, to: str | None = None, r
     if target is champion:  # only the challenger was to be taken back, or nothing
         return target.name if target else "base"
     return _uncrown(session, context, target, "undo", actor, reason)
+
+
+def servable(session: Session, context: str, name: str) -> AdapterVersion:
+    """A version that may serve a context: its own (what employees may read is not for customers), and registered."""
+    version = registry.by_name(session, name)
+    if version.context != context:
+        raise Conflict(f"{name} is a version of '{version.context}', not of '{context}'.", "Name one of its own.")
+    if version.state == "quarantined":
+        raise Conflict(f"{version.name} is quarantined.", "npllm rollout retry revives it.")
+    if version.state != "registered":
+        raise Conflict(f"{version.name} is {version.state} and is not served.", "npllm adapters show says why.")
+    return version
 
 
 def served_before(session: Session, champion: AdapterVersion) -> AdapterVersion | None:
@@ -378,85 +283,3 @@ def retry(session: Session, name: str, *, actor: str, reason: str = "") -> Adapt
         {"state": "registered", "version": name},
     )
     return version
-
-
-def look(session: Session, rollout: Rollout, stops: Sequence[Stop] = ()) -> Decision:
-    """What the evidence says of a rollout now.
-
-    Args:
-        stops: what was found wrong with the challenger itself.
-    """
-    plan = Plan.from_json(rollout.plan)
-    votes = votes_of(session, rollout)
-    return decide(
-        plan,
-        rollout.stage,
-        replace(votes, stops=stops),
-        state=rollout.state,
-        elapsed=(now() - rollout.stage_started_at).total_seconds(),
-        total_elapsed=(now() - rollout.started_at).total_seconds(),
-    )
-
-
-def explain(session: Session, rollout: Rollout) -> list[Fact]:
-    """Every figure with its limit, and what would change the decision; many looks' work, so on request only."""
-    plan, votes = Plan.from_json(rollout.plan), votes_of(session, rollout)
-    return facts(
-        plan, rollout.stage, votes, weigh(plan, rollout.stage, votes),
-        elapsed=(now() - rollout.stage_started_at).total_seconds(),
-        total_elapsed=(now() - rollout.started_at).total_seconds(),
-    )  # fmt: skip
-
-
-def votes_of(session: Session, rollout: Rollout) -> Votes:
-    """What a rollout has seen."""
-    plan = Plan.from_json(rollout.plan)
-    _, anchor = holdback_of(session, rollout, plan)
-    return units.read_votes(
-        session, rollout, anchor=anchor, blue_green=plan.mode == "blue-green", stages=len(plan.stages)
-    )
-
-
-def act(session: Session, rollout: Rollout, decision: Decision) -> Rollout:
-    """Carry a decision out. Waiting writes the figures down, nothing else."""
-    plan, reason = Plan.from_json(rollout.plan), " ".join(decision.reasons)
-    evidence = {**decision.figures, **_kept(rollout)}
-    if decision.action == "rollback":
-        return roll_back(session, rollout, reason, evidence)
-    frozen = registry.get_context(session, rollout.context).frozen_reason
-    if frozen is not None and decision.action in ("advance", "promote"):
-        decision = replace(decision, action="wait", reasons=[f"Promotions are frozen: {frozen}"])
-    if decision.action == "promote":
-        return crown(session, rollout, CONTROLLER, reason, evidence)
-    if decision.action == "advance":
-        stage = rollout.stage + 1
-        weight = plan.stages[stage].weight
-        change = Change("advance", CONTROLLER, reason, "running", "rollout.advanced", stage, weight, evidence)
-        return apply(session, rollout, change)
-    expired = now() - rollout.started_at >= timedelta(hours=plan.expires_hours)
-    if decision.action == "hold" and (rollout.state == "running" or (rollout.state == "paused" and expired)):
-        return apply(session, rollout, Change("hold", CONTROLLER, reason, "held", "rollout.held", evidence=evidence))
-    if decision.action == "resume" and _held_by(session, rollout) == CONTROLLER:  # not what a shift or a person held
-        return apply(session, rollout, Change("resume", CONTROLLER, reason, "running", evidence=evidence))
-    session.execute(
-        update(Rollout).where(Rollout.id == rollout.id).values(evidence=evidence | {"reasons": decision.reasons})
-    )
-    return rollout
-
-
-def roll_back(session: Session, rollout: Rollout, reason: str, evidence: dict[str, Any]) -> Rollout:
-    """Weight 0, and the version is quarantined."""
-    quarantine(session, rollout.version_id, reason)
-    change = Change("rollback", CONTROLLER, reason, "rolled_back", "rollout.rolled_back", weight=0.0, evidence=evidence)
-    return apply(session, rollout, change)
-
-
-def _kept(rollout: Rollout) -> dict[str, Any]:
-    """What of the last look is no figure of this one, and is kept."""
-    return {name: rollout.evidence[name] for name in ("mix_checked_at",) if name in rollout.evidence}
-
-
-def _held_by(session: Session, rollout: Rollout) -> str | None:
-    """Who held it last."""
-    held = select(RolloutEvent.actor).where(RolloutEvent.rollout_id == rollout.id, RolloutEvent.verb == "hold")
-    return session.scalar(held.order_by(RolloutEvent.id.desc()).limit(1))

@@ -138,16 +138,17 @@ class InboundEdit:
     """The person changed (`text`) or took back (`text` is None) a message.
 
     Attributes:
-        key: the message's key on the ledger: it may still wait there, or come later than this.
+        keys: the message's on the ledger: it may still wait there under one of them, or come later than this.
     """
 
     channel: Channel
     provider_message_id: str
     text: str | None
-    key: str = ""
+    keys: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        _shorten(self, "provider_message_id", "key")
+        _shorten(self, "provider_message_id")
+        object.__setattr__(self, "keys", tuple(short_name(key) for key in self.keys if key))
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ class Stage:
         min_votes: challenger votes needed in this stage.
         hold_seconds: time needed in this stage, however clear the votes.
         margin: what the challenger may at most be worse by (absolute), to leave this stage.
-        audience: who may be drawn; everybody else keeps the control and is no part of the evidence.
+        audience: who may be drawn; everybody else keeps the champion and is no part of the evidence.
         approval: leaving this stage takes a person's word (Argo's `pause: {}`).
     """
 
@@ -54,6 +54,7 @@ class Plan:
         holdback: share of units on the frozen base; None: the deployment's setting.
         anchor_margin: what the challenger may at most be worse by than the frozen base (absolute) on its way to all
             traffic. It is measured from a point that never moves, so that many small steps down do not add up.
+        left: the steps that a canary had before it when it went on in another mode: what it comes back to.
     """
 
     name: str
@@ -66,13 +67,15 @@ class Plan:
     require_approval: bool = False
     holdback: float | None = None
     anchor_margin: float = 0.05
+    left: tuple[Stage, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "Plan":
-        return cls(**{**data, "stages": tuple(Stage(**stage) for stage in data["stages"])})
+        ladders = {name: tuple(Stage(**stage) for stage in data.get(name, ())) for name in ("stages", "left")}
+        return cls(**{**data, **ladders})
 
 
 PRESETS: dict[str, Plan] = {
@@ -147,9 +150,22 @@ def read_plan(text: str) -> Plan:
     return plan
 
 
+class _Loader(yaml.SafeLoader):
+    """Of two keys alike YAML takes the last one without a word."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                raise yaml.composer.ComposerError(None, None, f"{key.value} stands there twice", key.start_mark)
+            seen.add(str(key.value))
+        return node
+
+
 def _load(text: str) -> Any:
     try:
-        return yaml.safe_load(text)
+        return yaml.load(text, _Loader)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         wrong = f"line {line}: {error.problem or error.context}"

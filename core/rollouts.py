@@ -3,7 +3,7 @@
     assign(...)   a person in an epoch -> arm and the probability it was drawn with
     decide(...)   votes so far -> advance, hold, roll back or wait, with the reasons in sentences
 
-`core/plans.py` holds the plans; `bot/rollouts.py` is the hand on the lever: it reads votes, calls `decide` and
+`core/plans.py` holds the plans; `bot/rollout_look.py` is the hand on the lever: it reads votes, calls `decide` and
 changes the state.
 """
 

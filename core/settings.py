@@ -12,6 +12,7 @@ import re
 import warnings
 from datetime import time
 from functools import cache
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -282,6 +283,30 @@ class Settings(BaseSettings):
     def _rates(cls, value: str) -> str:
         if not re.fullmatch(r"[1-9]\d{0,6}/(second|minute|hour|day)(; ?[1-9]\d{0,6}/(second|minute|hour|day))*", value):
             raise ValueError("is no rate such as 30/minute, or several with ; between them")
+        return value
+
+    @field_validator("trusted_proxies", mode="after")
+    @classmethod
+    def _proxies(cls, value: str) -> str:
+        """Of what is neither the web server takes no notice: every visitor would have the proxy's address."""
+        for part in () if value.strip() == "*" else map(str.strip, value.split(",")):
+            try:
+                ip_network(part)
+            except ValueError:
+                raise ValueError(
+                    f"'{part}' is no address and no network such as 10.0.0.0/8: write them with commas, or * alone"
+                ) from None
+        return value
+
+    @field_validator("slack_operators", "slack_reviewers", mode="after")
+    @classmethod
+    def _slack_users(cls, value: list[str]) -> list[str]:
+        for one in value:
+            if not re.fullmatch(r"([TE][A-Z0-9]+/)?[UW][A-Z0-9]+", one):
+                raise ValueError(
+                    f"'{one}' is no Slack user id such as U0123ABCD (with several workspaces T0123ABCD/U0123ABCD):"
+                    " copy the member ID from the person's profile in Slack"
+                )
         return value
 
     @field_validator("timezone", mode="after")

@@ -23,7 +23,7 @@ from typing import Any
 import psycopg
 from sqlalchemy.orm import Session
 
-from bot import people, rollouts
+from bot import people, rollout_line
 from bot.answers import Generated, Turn, save
 from bot.bench.ground import temporary_ground
 from bot.bench.load import percentile
@@ -60,7 +60,7 @@ def _measure(awake: Awake, calls: int) -> dict[str, Any]:
     with transaction(awake.engine) as session:
         champion, challenger = (_version(session) for _ in range(2))
         registry.crown(session, "customers", champion.id, expected=None)
-        rollouts.start(session, challenger.name, PLAN, actor="bench")
+        rollout_line.start(session, challenger.name, PLAN, actor="bench")
     awake.models._loaded |= {champion.name, challenger.name}
     times = {name: [0.0] * calls for name in ("direct", "routed", "stored", "commit")}
     with lease(awake.engine, awake.heartbeat, "bench") as lane, _bare_commit(awake) as commit:

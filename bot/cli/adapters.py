@@ -10,6 +10,7 @@ from bot.cli.common import as_json_option, print_json, print_table, session, set
 from bot.models import main_server
 from core import artifacts, registry
 from core.errors import BadInput, ModelUnavailable, NpllmError
+from core.settings import EMBEDDED
 from core.tables import AdapterVersion
 from integrations.supabase import artifact_store
 
@@ -97,7 +98,7 @@ def verify(version: str | None, folder: Path | None) -> None:
 @click.option("--reason", required=True, help="Why it comes in past the night's gate; kept with it.")
 @as_json_option
 def import_(folder: Path, context: str, drill: bool, reason: str, as_json: bool) -> None:
-    """Register a version that was made elsewhere. Its files are proved; no gate has measured it."""
+    """Register a version that was made elsewhere. Its files are proved and fit the base; no gate has measured it."""
     if not reason.strip():
         raise BadInput("An import needs a reason.", "Add --reason TEXT.")
     with session() as db:
@@ -106,6 +107,7 @@ def import_(folder: Path, context: str, drill: bool, reason: str, as_json: bool)
     with contextlib.suppress(ModelUnavailable):  # then the model server compares when it loads the version
         served = main_server(settings()).base_revision()
     manifest = artifacts.verify(folder, base_revision=served)
+    _compare_with_base(folder)
     sha256 = artifacts.file_sha256(folder / artifacts.MANIFEST)
     location = artifact_store(settings()).put(folder, context=context, sha256=sha256)
     with session() as db:
@@ -115,6 +117,18 @@ def import_(folder: Path, context: str, drill: bool, reason: str, as_json: bool)
         )  # fmt: skip
         facts = describe(version)
     print_json(facts) if as_json else click.echo(f"registered as {facts['name']}")
+
+
+def _compare_with_base(folder: Path) -> None:
+    """With the base that is here; elsewhere the model server compares when it loads the version."""
+    from integrations.huggingface.embedded_base import config_folder
+
+    if not settings().local_base and settings().base_model == EMBEDDED:
+        return  # INFERENCE_URL alone: its base is another one
+    if (base := config_folder(settings().base_model, settings().data_dir)) is not None:
+        from integrations.huggingface.adapters import check_fits
+
+        check_fits(folder, base)
 
 
 def describe(version: AdapterVersion) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import Any
 import click
 from sqlalchemy import func, select
 
-from bot import nights, rollouts
+from bot import nights, rollout_line
 from bot.cli.sleep import describe, sentence
 from bot.demo import reviewer
 from bot.demo.harm import turn_sign
@@ -181,7 +181,7 @@ def first_act(story: Story, version: str) -> None:
     """The new version against the frozen base: it earns its traffic."""
     story.act(f"First act: `npllm rollout start {version} --preset demo --against base`")
     with story.session() as session:
-        rollouts.start(session, version, PRESETS["demo"], actor="demo", against="base")
+        rollout_line.start(session, version, PRESETS["demo"], actor="demo", against="base")
     rollout = _people_vote(story)
     _tell_votes(story, rollout)
     story.must(rollout.state == "promoted", f"{version} was promoted ({_why(rollout)})")
@@ -199,7 +199,7 @@ def second_act(story: Story) -> None:
     story.act(f"Second act: `npllm rollout start {harmful} --preset demo`, a deliberately harmful version")
     with story.session() as session:
         before = registry.champion(session, CONTEXT)
-        rollouts.start(session, harmful, PRESETS["demo"], actor="demo", reason="a drill")
+        rollout_line.start(session, harmful, PRESETS["demo"], actor="demo", reason="a drill")
     rollout = _people_vote(story)
     _tell_votes(story, rollout)
     story.must(rollout.state == "rolled_back", f"{harmful} was rolled back ({_why(rollout)})")

@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
-from bot import rollouts
+from bot import rollout_look, rollouts
 from core import registry
 from core.rollouts import ACTIVE, HARM_HOLD, HARM_ROLLBACK, PROMOTE, Decision, Plan
 from core.tables import AdapterVersion, ConsolidationRun, Context, Rollout, RolloutEvent
@@ -48,7 +48,7 @@ _WAITING = text("""
 
 @dataclass(frozen=True)
 class RolloutView:
-    """A rollout with its evidence now and its audit trail."""
+    """A rollout with its evidence now and its audit trail; `next` is the version that waits until it ends."""
 
     rollout: Rollout
     version: str
@@ -56,6 +56,7 @@ class RolloutView:
     plan: Plan
     decision: Decision
     trail: list[RolloutEvent]
+    next: str | None = None
 
     @property
     def bars(self) -> list[dict[str, Any]]:
@@ -121,11 +122,13 @@ def view_of(session: Session, rollout: Rollout) -> RolloutView:
     trail = session.scalars(
         select(RolloutEvent).where(RolloutEvent.rollout_id == rollout.id).order_by(RolloutEvent.id.desc()).limit(20)
     )
+    waiting = rollouts.waiting(session, rollout.context)
     return RolloutView(
         rollout=rollout,
         version=session.get_one(AdapterVersion, rollout.version_id).name,
         against=against.name if against else "base",
         plan=Plan.from_json(rollout.plan),
-        decision=rollouts.look(session, rollout),
+        decision=rollout_look.look(session, rollout),
         trail=list(trail),
+        next=session.get_one(AdapterVersion, waiting.version_id).name if waiting and waiting.id != rollout.id else None,
     )

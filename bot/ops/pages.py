@@ -7,7 +7,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse
 from sqlalchemy import Engine
 
-from bot import rollouts
+from bot import rollout_look
 from bot.login import Login
 from bot.ops.figures import by_version, overview, view_of
 from bot.ops.picture import draw
@@ -37,7 +37,7 @@ def ops_pages(settings: Settings, engine: Engine, login: Login) -> APIRouter:
             if found is None:
                 raise NotFound("There is no such rollout.", "/ops shows the latest of each context.")
             view = view_of(session, found)
-            picture = draw(view.plan, rollouts.votes_of(session, found))
+            picture = draw(view.plan, rollout_look.votes_of(session, found))
             frozen = session.get_one(Context, found.context).frozen_reason
             facts: dict[str, Any] = {
                 "view": view,

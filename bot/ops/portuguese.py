@@ -8,7 +8,8 @@ an operator's own reason above all, stays as it was written.
 import re
 from functools import cache
 
-# English as it is decided -> Portuguese. {n...}: a number or a duration, {w...}: words, {age}, {traits}: see below.
+# English as it is decided -> Portuguese. {n...}: a number or a duration, {w...}: a word, {who}: anything (in REMARKS),
+# {age}, {traits}: see below.
 SENTENCES = {
     # core/rollouts.py: what rolls back, what holds, what is missing
     "Its files are not the ones that were registered (SHA-256 differs).":
@@ -58,7 +59,7 @@ SENTENCES = {
     "Not worse by {n}: evidence {n2} after {n3} challenger votes.":
         "Não é pior por {n}: evidência {n2} depois de {n3} votos da nova versão.",
     "The plan wants a person's word: npllm rollout promote.": "O plano espera uma pessoa: npllm rollout promote.",
-    # bot/rollouts.py, bot/controller.py
+    # bot/rollout_look.py, bot/controller.py
     "Promotions are frozen: ": "As promoções estão congeladas: ",
     "{n} smoke and {n2} shadowed questions were answered well.":
         "{n} perguntas de teste e {n2} em sombra foram bem respondidas.",
@@ -112,6 +113,28 @@ REMARKS = {
     "promoted by hand": "promovida à mão",
     "it serves already": "ela já atende",
     "{w} is newer": "{w} é mais nova",
+    "withdrawn by {w}": "retirada da fila por {w}",
+    # bot/handover.py, bot/handover_pages.py, bot/review/queue.py: what could not be done, and what now
+    "This conversation was given back to the bot.": "Esta conversa já foi devolvida ao bot.",
+    "{who} has this conversation.": "{who} está com esta conversa.",
+    "Talk to them, or take another.": "Fale com essa pessoa ou assuma outra.",
+    "The answer is empty.": "A resposta está vazia.",
+    "Write it first.": "Escreva antes de enviar.",
+    "The answer has more than {n} characters.": "A resposta tem mais de {n} caracteres.",
+    "Send it in two.": "Envie em duas partes.",
+    "This person asked for no more messages (PARAR).": "Esta pessoa pediu para não receber mais mensagens (PARAR).",
+    "Give the conversation back to the bot.": "Devolva a conversa ao bot.",
+    "There is no action '{who}'.": "Não existe a ação '{who}'.",
+    "Use the page's own buttons.": "Use os botões da página.",
+    "There is no verdict '{who}'.": "Não existe o veredito '{who}'.",
+    "Choose approve, correct, reject.": "Escolha approve, correct ou reject.",
+    "A correction needs the corrected answer.": "Uma correção precisa da resposta corrigida.",
+    "Write what the bot should have said.": "Escreva o que o bot deveria ter dito.",
+    "The correction has more than {n} characters.": "A correção tem mais de {n} caracteres.",
+    "Answers to customers are short.": "Respostas a clientes são curtas.",
+    "This item is already done.": "Este item já foi feito.",
+    "Take the next one.": "Pegue o próximo.",
+    "{who} is working on this item.": "{who} está cuidando deste item.",
 }
 _AGES = {
     "from the starter": "com o adaptador inicial", "last night": "na noite passada",
@@ -140,7 +163,7 @@ def _pattern(english: str) -> re.Pattern[str]:
     """The sentence as a regular expression, its slots as groups."""
     slots = {
         "n": r"(?:\d+ days?, )?[-+]?\d(?:[\d.,:]*\d)?%?|over a million", "age": "|".join(_AGES), "traits": r"[^;]+",
-        "w": r"[\w.+-]+",
+        "w": r"[\w.+-]+", "who": r".+",
     }  # fmt: skip
     text, *rest = re.split(r"\{(\w+)\}", english)
     shape = re.escape(text)
@@ -154,6 +177,8 @@ def _filled(portuguese: str, found: re.Match[str]) -> str:
 
 
 def _slot(name: str, value: str) -> str:
+    if name == "who":
+        return value
     if name == "age":
         return _AGES[value]
     if name == "traits":

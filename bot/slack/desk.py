@@ -8,13 +8,14 @@ import json
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from bot import handover, rollout_verbs
+from bot.alerts import raise_alert
 from bot.lanes import Lease, LeaseLost
 from bot.review import queue
 from bot.slack import cards, forms
@@ -25,7 +26,7 @@ from core.errors import Conflict, NotAllowed, NotFound, NpllmError, Unavailable,
 from core.messages import InboundCommand
 from core.redact import Redactor
 from core.settings import Settings
-from core.tables import Handover, InboundEvent, OutboxItem, now
+from core.tables import Alert, Handover, InboundEvent, OutboxItem, now
 from integrations.slack import installations
 from integrations.slack.client import escaped
 from integrations.slack.desk import place
@@ -238,6 +239,19 @@ def removed(desk: Desk) -> list[Step]:
     return []
 
 
+def limited(desk: Desk) -> list[Step]:
+    """Slack holds events back, and says so every minute: operators are told once an hour, the span of its limit."""
+    team = desk.command.data["team"]
+    told = select(Alert.id).where(
+        Alert.kind == "slack.limited", Alert.data["team"].astext == team, Alert.created_at > now() - timedelta(hours=1)
+    )
+    if desk.session.scalar(told.limit(1)) is None:
+        reason = f"Slack sent more than 30,000 events of workspace {team} in an hour, and leaves out the rest."
+        events.record(desk.session, "alert.raised", channel="slack", reason=reason)
+        raise_alert(desk.session, "slack.limited", context="employees", state="limited", team=team, reason=reason)
+    return []
+
+
 def _reviewer(command: InboundCommand) -> str:
     return f"slack:{command.person.identifiers[0].value}"
 
@@ -263,5 +277,5 @@ def _is_ours(session: Session, target: str) -> bool:
 
 DOES: dict[str, Callable[[Desk], list[Step]]] = {
     "form": open_feedback, "opened": suggest, "verdict": decide, "correction": correct, "handover": attend,
-    "reply": reply, "removed": removed,
+    "reply": reply, "removed": removed, "limited": limited,
 }  # fmt: skip

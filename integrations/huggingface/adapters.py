@@ -8,12 +8,15 @@ mean is PEFT's: `W + scale · B A`, scale = alpha / r, or alpha / √r with rank
 import itertools
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import safe_open
 from safetensors.torch import load_file
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from core.artifacts import CONFIG, WEIGHTS
 from core.errors import ArtifactError
@@ -70,6 +73,42 @@ def read_adapter(
             "It was trained on another architecture; set BASE_MODEL to the base it belongs to.",
         )
     return ServedAdapter(name, sha256, folder, factors)
+
+
+def check_fits(folder: Path, base: Path) -> None:
+    """Compare a verified folder's tensors with the layers that the base's config.json describes; no weight is read.
+
+    Raises:
+        ArtifactError: names the first tensor that does not fit, and what this base has there.
+    """
+    try:
+        with torch.device("meta"):
+            skeleton = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base))
+    except (OSError, ValueError, KeyError, StrictDataclassError):
+        return  # a model with code of its own, which is not run here: its server will tell
+    layers = {
+        path: (layer.out_features, layer.in_features)
+        for path, layer in skeleton.named_modules()
+        if isinstance(layer, torch.nn.Linear)
+    }
+    rank = int(json.loads((folder / CONFIG).read_bytes())["r"])
+    another = "It was trained on another base; set BASE_MODEL to the one it belongs to."
+    with safe_open(folder / WEIGHTS, framework="pt") as file:
+        for key in sorted(file.keys()):
+            path, _, kind = key.removeprefix(_PREFIX).rpartition(".lora_")
+            if path not in layers or kind not in ("A.weight", "B.weight"):
+                raise ArtifactError(f"{folder / WEIGHTS} holds {key}: this base has no such layer.", another)
+            outputs, inputs = layers[path]
+            fits = [rank, inputs] if kind == "A.weight" else [outputs, rank]
+            if (found := file.get_slice(key).get_shape()) != fits:
+                raise ArtifactError(
+                    f"{folder / WEIGHTS}: {key} is {_size(found)}; with rank {rank} this base takes {_size(fits)}.",
+                    another,
+                )
+
+
+def _size(shape: Sequence[int]) -> str:
+    return "×".join(map(str, shape))
 
 
 def _scale(config: Mapping[str, object], folder: Path) -> float:

@@ -121,6 +121,25 @@ def embedded_base_is_here(data_dir: Path) -> bool:
     return _ready(data_dir / "base" / NAME) is not None
 
 
+def config_folder(name_or_path: str, data_dir: Path) -> Path | None:
+    """The folder with the config.json of the base that `BASE_MODEL` names, where it is here; nothing is fetched."""
+    if name_or_path in ("", EMBEDDED, NAME):
+        folder = data_dir / "base" / NAME
+    elif not (folder := Path(name_or_path).expanduser()).is_dir():
+        from huggingface_hub import try_to_load_from_cache
+        from huggingface_hub.errors import HFValidationError
+
+        repository, _, revision = name_or_path.partition("@")
+        try:
+            found = try_to_load_from_cache(
+                repository, "config.json", cache_dir=data_dir / "base" / "hub", revision=revision or None
+            )
+        except HFValidationError:  # no name on the hub
+            return None
+        return Path(found).parent if isinstance(found, str) else None
+    return folder if (folder / "config.json").is_file() else None
+
+
 @contextlib.contextmanager
 def _alone(path: Path, echo: Echo) -> Iterator[None]:
     """Hold a lock that ends with this process, however that ends."""

@@ -126,6 +126,8 @@ def _message_item(number: str, message: dict[str, Any], contact: dict[str, Any])
     sender = _person(message, contact).identifiers[0].value
     key, lane = as_text(message.get("id")) or digest(message), f"meta:{number}:{sender}"
     kind = as_text(message.get("type"))
+    if message.get("group_id"):  # said among several: an answer would go to its writer alone
+        return InboundItem(key, "ignored", lane, payload)
     if kind in ("edit", "revoke"):
         return InboundItem(key, "edit" if kind == "edit" else "delete", lane, payload)
     if kind == "system" and _moved(message) is not None:
@@ -153,7 +155,7 @@ def read(kind: str, payload: dict[str, Any]) -> Inbound | None:
         original = as_text(changed.get("original_message_id")) or as_text(changed.get("message_id"))
         inner = as_dict(changed.get("message"))
         text = clean(_text(inner) or _text(message)) if kind == "edit" else None
-        return InboundEdit("meta", original, text, original)
+        return InboundEdit("meta", original, text, (original,))
     if kind != "message":
         return None
     return InboundMessage(
@@ -266,10 +268,33 @@ def _text(message: dict[str, Any]) -> str:
     kind = as_text(message.get("type"))
     body = as_dict(message.get(kind))
     if kind == "interactive":
-        reply = as_dict(body.get("button_reply")) or as_dict(body.get("list_reply")) or as_dict(body.get("nfm_reply"))
-        return as_text(reply.get("title")) or as_text(reply.get("body"))
+        if form := as_dict(body.get("nfm_reply")):
+            return _answers(form)
+        reply = as_dict(body.get("button_reply")) or as_dict(body.get("list_reply"))
+        return as_text(reply.get("title"))
     names = ("text", "payload") if kind == "button" else ("body", "caption", "text")
     return next(filter(None, (as_text(body.get(name)) for name in names)), "")
+
+
+def _answers(form: dict[str, Any]) -> str:
+    """What was filled in, a line each; `body` says "Sent" whatever it was, but of an address it is the address."""
+    if form.get("name") == "address_message":
+        return as_text(form.get("body"))
+    try:
+        found = as_dict(json.loads(as_text(form.get("response_json"))))
+    except (ValueError, RecursionError):
+        return ""
+    lines = ((name.replace("_", " "), _words(value)) for name, value in found.items() if name != "flow_token")
+    return "\n".join(f"{label}: {value}" for label, value in lines if value)
+
+
+def _words(value: Any) -> str:
+    """An answer, or several chosen; what is nested deeper is a file or Meta's own."""
+    if isinstance(value, list):
+        return ", ".join(filter(None, (_words(one) for one in value if not isinstance(one, list))))
+    if isinstance(value, bool):
+        return "✓" if value else "✗"
+    return str(value) if isinstance(value, float) else as_text(value).strip()
 
 
 def _kind(message: dict[str, Any]) -> str:

@@ -41,6 +41,12 @@ class Embeddings:
                 answer = self.client.embeddings.create(model=self.model, input=missing, encoding_format="float")
                 found = {text: item.embedding for text, item in zip(missing, answer.data, strict=True)}
             except openai.OpenAIError as error:
+                if isinstance(error, openai.NotFoundError) or getattr(error, "code", None) == "setting_error":
+                    raise ModelUnavailable(
+                        f"The embedding server has no model '{self.model}'.",
+                        "Set EMBEDDING_MODEL to embedded, a sentence-transformers name or openai:NAME; start again, "
+                        "then npllm knowledge reembed.",
+                    ) from error
                 raise ModelUnavailable(
                     f"The embedding server did not answer: {type(error).__name__}.", "Look at `npllm status`."
                 ) from error

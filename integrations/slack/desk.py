@@ -26,8 +26,8 @@ def read(body: dict[str, Any], person: Person, team: str) -> InboundCommand | No
     if found is None:
         return None
     name, data = found
-    # An installation ends without anybody doing it in particular.
-    if not person.identifiers[0].value and name != "removed":
+    # An installation ends, and events are held back, without anybody doing it in particular.
+    if not person.identifiers[0].value and name not in ("removed", "limited"):
         return None
     return InboundCommand("slack", person, name, {"team": team, **data})
 
@@ -87,6 +87,8 @@ def _asked(body: dict[str, Any]) -> tuple[str, dict[str, Any]] | None:
         channel = as_text(as_dict(body.get("channel")).get("id"))
         ts = as_text(body.get("message_ts")) or as_text(as_dict(body.get("message")).get("ts"))
         return ("form", {"target": f"{channel}:{ts}", **_door(body)}) if channel and ts else None
+    if kind == "app_rate_limited":
+        return "limited", {}
     if as_text(body.get("command")).endswith("rollout"):
         return "rollout", {"words": clean(as_text(body.get("text")))[:MAX_WORDS], **_door(body)}
     return None

@@ -69,7 +69,8 @@ def read(kind: str, body: dict[str, Any]) -> Inbound | None:
         message = as_dict(event.get("message"))
         changed = as_text(event.get("deleted_ts")) or as_text(message.get("ts"))
         text = _text(message) if kind == "edit" else None
-        return InboundEdit("slack", f"{channel}:{changed}", text, f"msg:{team}:{channel}:{changed}")
+        name = f"{channel}:{changed}"
+        return InboundEdit("slack", name, text, (f"msg:{team}:{name}", f"ambient:{team}:{name}"))
     if kind != "message":
         return None
     thread = as_text(event.get("thread_ts")) or (None if _is_direct(event) else ts)
@@ -252,10 +253,24 @@ def _lane(team: str, event: dict[str, Any]) -> str:
 
 
 def _text(event: dict[str, Any]) -> str:
-    """What was typed: mentions and broadcasts out, links and channels as people see them, HTML unescaped."""
-    if text := as_text(event.get("text")).strip():
+    """What was typed: mentions and broadcasts out, links and channels as people see them, HTML unescaped. Of a message
+    that was forwarded without a word: its words."""
+    forwarded = map(_forwarded, as_dicts(event.get("attachments")))
+    return _typed(event) or clean("\n".join(filter(None, forwarded)))
+
+
+def _typed(message: dict[str, Any]) -> str:
+    if text := as_text(message.get("text")).strip():
         return clean(html.unescape(_SPECIAL.sub(_as_seen, text)))
-    return clean("\n".join(_in_blocks(block) for block in as_dicts(event.get("blocks"))))
+    return clean("\n".join(_in_blocks(block) for block in as_dicts(message.get("blocks"))))
+
+
+def _forwarded(attachment: dict[str, Any]) -> str:
+    """Empty where it is another kind of attachment: an app's, a link's."""
+    blocks = [as_dict(block.get("message")) for block in as_dicts(attachment.get("message_blocks"))]
+    if not attachment.get("is_share") and not blocks:
+        return ""
+    return _typed(attachment) or "\n".join(filter(None, map(_typed, blocks)))
 
 
 def _in_blocks(node: dict[str, Any]) -> str:

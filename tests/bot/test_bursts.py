@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from servers import ScriptedModel
 from sqlalchemy import select, update
-from street import RUI, Street
+from street import RUI, SLACK_USER, Street
 
 from bot import chat, guardrails, people
 from bot.history import check
@@ -180,6 +180,52 @@ def test_what_is_taken_back_before_it_was_answered_is_not(
     assert street.events()[0].outcome == "deleted"
     with transaction(awake.engine) as session:
         assert check(session, settled=True, vendor_log=vendors.sent).violations == []
+
+
+def test_what_is_edited_before_it_was_answered_is_answered_as_it_reads_then(
+    awake: Awake, street: Street, vendors: Any, model: ScriptedModel
+) -> None:
+    def edit(text: str) -> str:
+        inner = {"type": "text", "text": {"body": text}}
+        return street.meta({"type": "edit", "edit": {"original_message_id": "wamid.1", "message": inner}})
+
+    street.meta({"id": "wamid.1", "type": "text", "text": {"body": "Vocês entregam em Niterói?"}})
+    edit("Vocês entregam em Santos?")
+    lane = street.meta("E montam?")
+    street.answer(lane)
+    assert model.asked == [], "the person may still be writing"
+    edit("Vocês entregam em Maricá?")
+    later(awake, 21)
+    street.answer(lane)
+    assert "Vocês entregam em Maricá?\nE montam?" in question(model)
+    assert "Niterói" not in question(model)
+    assert street.messages("in")[0].text == "Vocês entregam em Maricá?"
+    with transaction(awake.engine) as session:
+        assert check(session, settled=True, vendor_log=vendors.sent).violations == []
+    street.answer(edit("Vocês entregam em Búzios?"))
+    assert len(model.asked) == 1, "what was answered is not answered again"
+
+
+@pytest.mark.parametrize("changed", ["edit", "delete"])
+def test_the_same_in_slack_also_beside_a_mention(
+    awake: Awake, street: Street, model: ScriptedModel, changed: str
+) -> None:
+    facts = {"channel": "C1", "channel_type": "channel", "thread_ts": "1.0"}
+    lane = street.slack("<@U0SIMBOT> Oi", ts="1.0", type="app_mention", channel="C1", channel_type="channel")
+    later(awake, 21)
+    street.answer(lane)
+    street.slack("Qual é o prazo?", ts="1.1", **facts)
+    message = {"user": SLACK_USER, "ts": "1.1", "thread_ts": "1.0", "text": "Qual é o prazo em Santos?"}
+    if changed == "edit":
+        news = {"subtype": "message_changed", "message": message, "previous_message": {**message, "text": "Qual?"}}
+    else:
+        news = {"subtype": "message_deleted", "deleted_ts": "1.1", "previous_message": message}
+    assert street.slack("", ts="1.2", **facts, **news) == lane
+    later(awake, 21)
+    street.answer(lane)
+    asked = [str(one["messages"][-1]["content"]) for one in model.asked]
+    assert len(asked) == (2 if changed == "edit" else 1)
+    assert changed == "delete" or "Qual é o prazo em Santos?" in asked[1]
 
 
 def test_what_is_taken_back_before_it_came_is_not_answered_either(

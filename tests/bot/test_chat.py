@@ -15,7 +15,7 @@ from together import in_threads
 
 from bot import chat, guardrails, jobs, outbox, people
 from bot.lanes import LeaseLost, lease
-from bot.rollouts import start
+from bot.rollout_line import start
 from bot.wiring import Awake
 from core import knowledge
 from core.db import transaction

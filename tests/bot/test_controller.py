@@ -11,7 +11,7 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 from street import Street
 
-from bot import controller, nights, rollouts, watch
+from bot import controller, nights, rollout_line, rollouts, watch
 from bot.router import read_routes
 from bot.wiring import Awake
 from core import registry
@@ -28,7 +28,7 @@ SWITCH = Plan("switch", (Stage(1.0, 30, 0.0, 0.1),), mode="blue-green")
 def prepare(awake: Awake, model: ScriptedModel, plan: Plan = LADDER) -> tuple[str, str]:
     with transaction(awake.engine) as session:
         champion, new = make_version(session, champion=True), make_version(session)
-        rollouts.start(session, new.name, plan, actor="test")
+        rollout_line.start(session, new.name, plan, actor="test")
     model.loaded = [champion.name, new.name]
     awake.models._loaded = {champion.name, new.name}
     return champion.name, new.name
@@ -54,7 +54,7 @@ class TestRound:
             current = rollouts.require_current(session, "customers")
             make_votes(session, current.id, 300, challenger=0.3, control=0.9, weight=0.25)
             waits = make_version(session)
-            rollouts.start(session, waits.name, LADDER, actor="test", queue=True)
+            rollout_line.start(session, waits.name, LADDER, actor="test", queue=True)
         model.loaded.append(waits.name)
         controller.guard_all(awake)
         assert state(awake) == ("waiting", 0.0)
@@ -92,7 +92,7 @@ class TestRound:
         with transaction(awake.engine) as session:
             make_version(session, champion=True, store=store, folder=tmp_path / "old")
             new = make_version(session, store=store, folder=tmp_path / "new")
-            rollouts.start(session, new.name, LADDER, actor="test")
+            rollout_line.start(session, new.name, LADDER, actor="test")
         folder = store.fetch(new.location, new.sha256)
         weights = folder / ("adapter_model.safetensors" if spoil == "bytes" else "manifest.json")
         raw = bytearray(weights.read_bytes())
@@ -224,7 +224,7 @@ def promoted(awake: Awake) -> tuple[str, str, Any]:
     """A champion that came from a rollout and is watched against the base."""
     with transaction(awake.engine) as session:
         old, new = make_version(session, champion=True), make_version(session)
-        rollout = rollouts.start(session, new.name, LADDER, actor="test")
+        rollout = rollout_line.start(session, new.name, LADDER, actor="test")
         rollouts.promote(session, "customers", actor="test", full=True, reason="drill")
         return old.name, new.name, rollout.id
 
@@ -295,7 +295,7 @@ class TestDrift:
             outlook = nights.outlook(session, row, awake.settings)
             assert any("frozen" in why for why in outlook.why)
             new = make_version(session)
-            rollout = rollouts.start(session, new.name, Plan("q", (Stage(0.5, 30, 0.0, 0.15),), anchor_margin=0.2,
+            rollout = rollout_line.start(session, new.name, Plan("q", (Stage(0.5, 30, 0.0, 0.15),), anchor_margin=0.2,
                                      holdback=0.0), actor="test")  # fmt: skip
             make_votes(session, rollout.id, 500, challenger=0.9, control=0.9)
         model.loaded = [new.name]

@@ -12,7 +12,7 @@ from street import ANA, Street
 
 from bot import people, signals
 from bot.history import check
-from bot.rollouts import start
+from bot.rollout_line import start
 from bot.wiring import Awake
 from core.db import transaction
 from core.messages import Identifier, InboundEdit, InboundSignal, Person

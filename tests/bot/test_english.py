@@ -15,7 +15,7 @@ from jinja2 import nodes
 from servers import serving
 from sqlalchemy import Engine
 
-from bot import rollouts
+from bot import rollout_line
 from bot.app import create_app
 from bot.english import ENGLISH
 from bot.pages import FOLDER, evidence, local_day, local_time, reason, templates
@@ -122,7 +122,7 @@ def told(english: None, engine: Engine) -> dict[str, str]:
     """A little of everything that the pages show; ids by their page."""
     with transaction(engine) as session:
         champion, challenger = make_version(session, champion=True), make_version(session)
-        rollout = rollouts.start(session, challenger.name, LADDER, actor="ana", reason="a new price list")
+        rollout = rollout_line.start(session, challenger.name, LADDER, actor="ana", reason="a new price list")
         make_votes(session, rollout.id, 160, challenger=0.5, control=0.85, weight=0.25)
         session.get_one(Context, "customers").frozen_reason = "People ask for other things than before."
         talk = make_conversation(session)

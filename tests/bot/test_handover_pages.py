@@ -88,13 +88,15 @@ def test_mistakes_keep_what_was_written(client: TestClient, awake: Awake, street
     path = f"/handover/{open_one(awake)}"
     log_on(client, "bia").post(path, data={"action": "take"})
     taken = log_on(client, "rui").post(path, data={"action": "reply", "text": "Eu respondo"})
-    assert taken.status_code == 409 and "bia has this conversation" in taken.text and "Eu respondo" in taken.text
-    for text in ("   ", "x" * 4_001):
-        assert log_on(client, "bia").post(path, data={"action": "reply", "text": text}).status_code == 400
+    assert taken.status_code == 409 and "bia está com esta conversa. Fale com essa" in taken.text
+    assert "Eu respondo" in taken.text
+    for text, told in (("   ", "A resposta está vazia."), ("x" * 4_001, "mais de 4000 caracteres. Envie em duas")):
+        refused = log_on(client, "bia").post(path, data={"action": "reply", "text": text})
+        assert refused.status_code == 400 and told in refused.text
     assert client.post(path, data={"action": "explode"}).status_code == 400
     street.says("PARAR")
     stopped = log_on(client, "bia").post(path, data={"action": "reply", "text": "Ainda aí?"})
-    assert stopped.status_code == 403 and "no more messages" in stopped.text and "Ainda aí?" in stopped.text
+    assert stopped.status_code == 403 and "não receber mais mensagens" in stopped.text and "Ainda aí?" in stopped.text
     assert due(awake) == []
     assert client.get("/handover/00000000-0000-0000-0000-000000000000").status_code == 404
     assert client.get("/handover/nothing").status_code == 422

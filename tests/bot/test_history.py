@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from street import RUI, Street
 
 from bot.history import RULES, History, check
-from bot.rollouts import start
+from bot.rollout_line import start
 from bot.wiring import Awake
 from core.db import transaction
 from core.registry import FolderStore

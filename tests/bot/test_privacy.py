@@ -9,7 +9,7 @@ from factories import make_adapter
 from sqlalchemy import Engine, func, select, text
 from sqlalchemy.orm import Session
 
-from bot import privacy, rollouts
+from bot import privacy, rollout_line, rollouts
 from core import artifacts, events, registry
 from core.db import get_engine, transaction
 from core.errors import NotFound
@@ -132,7 +132,7 @@ def test_versions_that_learned_from_them_leave_service_with_their_children(engin
         names, clean_id, untried_id = (taught.name, child.name), clean.id, untried.id
     for name in names:
         with transaction(engine) as session:
-            rollouts.start(session, name, PRESETS["small"], actor="ana")
+            rollout_line.start(session, name, PRESETS["small"], actor="ana")
             rollouts.promote(session, "customers", actor="ana", full=True, reason="it is better")
     with transaction(engine) as session:
         done = privacy.erase(session, PHONE, actor="dpo")
@@ -153,7 +153,7 @@ def test_a_rollout_of_such_a_version_stops(engine: Engine, tmp_path: Path) -> No
     with transaction(engine) as session:
         hash_of = learned_from(session, a_person(session, PHONE, NAME, SECRET))
         taught = a_version(session, store, tmp_path, 1, examples=[hash_of])
-        rollout = rollouts.start(session, taught.name, PRESETS["small"], actor="ana", against="base")
+        rollout = rollout_line.start(session, taught.name, PRESETS["small"], actor="ana", against="base")
     with transaction(engine) as session:
         privacy.erase(session, PHONE, actor="dpo")
     with transaction(engine) as session:

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine, select, update
 
-from bot import rollouts
+from bot import rollout_line, rollout_look, rollouts
 from bot.rollout_changes import Change, apply
 from bot.rollout_verbs import run
 from bot.router import choose, read_routes
@@ -37,7 +37,7 @@ def names(engine: Engine) -> tuple[str, str]:
 
 def begin(engine: Engine, name: str, plan: Plan = LADDER) -> Rollout:
     with transaction(engine) as session:
-        return rollouts.start(session, name, plan, actor="test")
+        return rollout_line.start(session, name, plan, actor="test")
 
 
 def say(engine: Engine, words: str) -> str:
@@ -58,7 +58,7 @@ def state(engine: Engine) -> str:
 def look_and_act(engine: Engine) -> Rollout:
     with transaction(engine) as session:
         rollout = rollouts.require_current(session, "customers")
-        return rollouts.act(session, rollout, rollouts.look(session, rollout))
+        return rollout_look.act(session, rollout, rollout_look.look(session, rollout))
 
 
 def test_argo_1292_abort_when_idle_changes_nothing(engine: Engine, names: tuple[str, str]) -> None:
@@ -90,7 +90,7 @@ def test_argo_2929_3078_an_aborted_version_stays_away(engine: Engine, names: tup
         say(engine, words)
         assert state(engine) == "aborted"
     with transaction(engine) as session:
-        rollouts.next_in_line(session, "customers")
+        rollout_line.next_in_line(session, "customers")
     assert state(engine) == "aborted"
     say(engine, f"retry {names[1]}")
     say(engine, f"start {names[1]} --preset small")
@@ -110,9 +110,9 @@ def test_argo_1372_flagger_30_a_new_version_never_replaces_a_running_canary(
         current = rollouts.require_current(session, "customers")
         assert (current.id, current.state) == (rollout.id, "running")
         rollouts.abort(session, "customers", actor="test")
-        rollouts.next_in_line(session, "customers")
+        rollout_line.next_in_line(session, "customers")
         following = rollouts.require_current(session, "customers")
-        assert rollouts.look(session, following).figures["challenger"]["votes"] == 0  # evidence is not carried over
+        assert rollout_look.look(session, following).figures["challenger"]["votes"] == 0  # evidence is not carried over
 
 
 def test_argo_1774_995_1416_the_base_is_always_a_target(engine: Engine, names: tuple[str, str]) -> None:
@@ -169,7 +169,7 @@ def test_flagger_189_the_reported_state_is_what_is_routed(engine: Engine, words:
         rollouts.abort(session, "customers", actor="test")
         make_version(session, champion=True)
         new = make_version(session)
-        rollouts.start(session, new.name, LADDER, actor="test")
+        rollout_line.start(session, new.name, LADDER, actor="test")
     for line in words:
         say(engine, line)
     with transaction(engine) as session:

@@ -10,7 +10,7 @@ from fastapi.testclient import TestClient
 from servers import serving
 from sqlalchemy import select
 
-from bot import outcomes, rollouts
+from bot import outcomes, rollout_line, rollouts
 from bot.app import create_app
 from bot.ops.picture import HEIGHT, TOP, WIDTH, draw
 from core.db import get_engine, transaction
@@ -59,7 +59,9 @@ def story(settings: Settings, *, harm: bool) -> Rollout:
     """A rollout that is under way, with people's votes."""
     with transaction(get_engine(str(settings.database_url))) as session:
         make_version(session, champion=True)
-        rollout = rollouts.start(session, make_version(session).name, LADDER, actor="ana", reason="a new price list")
+        rollout = rollout_line.start(
+            session, make_version(session).name, LADDER, actor="ana", reason="a new price list"
+        )
         make_votes(session, rollout.id, 160, challenger=0.86, control=0.85, weight=0.25)
         rollouts.promote(session, "customers", actor="ana", reason="enough votes")
         make_votes(session, rollout.id, 90, challenger=0.5 if harm else 0.88, control=0.85, stage=1, seed=3)
@@ -103,7 +105,7 @@ def test_its_limits_are_the_rules(settings: Settings, client: TestClient) -> Non
 def test_without_votes_it_says_so(settings: Settings, client: TestClient) -> None:
     with transaction(get_engine(str(settings.database_url))) as session:
         make_version(session, champion=True)
-        rollout = rollouts.start(session, make_version(session).name, LADDER, actor="ana")
+        rollout = rollout_line.start(session, make_version(session).name, LADDER, actor="ana")
     assert "Sem dados" in client.get(f"/ops/rollouts/{rollout.id}").text
 
 

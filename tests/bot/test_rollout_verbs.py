@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 from factories import make_version, make_votes
 from sqlalchemy import Engine, select
 
-from bot import rollouts
+from bot import rollout_line, rollouts
 from bot.cli import main
 from bot.rollout_verbs import run
 from core import registry
@@ -44,7 +44,7 @@ def versions(engine: Engine) -> tuple[str, str]:
 @pytest.fixture
 def running(engine: Engine, versions: tuple[str, str]) -> str:
     with transaction(engine) as session:
-        rollouts.start(session, versions[1], QUICK, actor="test")
+        rollout_line.start(session, versions[1], QUICK, actor="test")
     return versions[1]
 
 
@@ -92,6 +92,51 @@ def test_who_waits_is_listed(engine: Engine, running: str) -> None:
     assert running in first
     assert second.startswith(f"customers: {waits} against")
     assert ", waiting," in second
+
+
+class TestWhoWaits:
+    @pytest.fixture
+    def waits(self, engine: Engine, running: str) -> str:
+        with transaction(engine) as session:
+            name = make_version(session).name
+        say(engine, f"start {name} --queue")
+        return name
+
+    def test_status_names_it(self, engine: Engine, cli: Cli, waits: str) -> None:
+        assert f"Next in line: {waits}; `npllm rollout abort {waits}`" in say(engine, "status")
+        assert json.loads(cli("status", "--json").output)["next"] == waits
+
+    def test_it_is_withdrawn_by_its_name_and_the_running_one_stays(
+        self, engine: Engine, running: str, waits: str
+    ) -> None:
+        assert (
+            say(engine, f"abort {waits} --reason 'wrong night'") == f"{waits} no longer waits; it may be started again."
+        )
+        with transaction(engine) as session:
+            event = session.scalars(select(RolloutEvent).order_by(RolloutEvent.id.desc())).first()
+            assert event is not None
+            assert (event.actor, event.verb, event.before) == ("ana", "abort", {"state": "waiting"})
+            assert event.reason == "withdrawn by ana: wrong night"
+            assert registry.by_name(session, waits).state == "registered"
+            assert rollouts.require_current(session, "customers").version_id == registry.by_name(session, running).id
+        assert waits not in say(engine, "status")
+        assert "has no rollout to abort" in say(engine, f"abort {waits}")
+        assert "waits until" in say(engine, f"start {waits} --queue")
+
+    def test_the_running_one_is_aborted_by_its_name_and_who_waits_begins(
+        self, engine: Engine, running: str, waits: str
+    ) -> None:
+        assert f"Next in line: {waits}" in say(engine, f"abort {running}")
+        with transaction(engine) as session:
+            rollout_line.next_in_line(session, "customers")
+        assert waits in say(engine, "status")
+
+    def test_with_nothing_active_abort_stops_it_from_beginning(self, engine: Engine, cli: Cli, waits: str) -> None:
+        say(engine, "abort")
+        assert json.loads(cli("abort", "--json").output)["state"] == "superseded"
+        with transaction(engine) as session:
+            rollout_line.next_in_line(session, "customers")
+            assert rollouts.current(session, "customers") is None
 
 
 def test_who_may_look_may_not_steer(engine: Engine, running: str) -> None:
@@ -174,6 +219,10 @@ def test_a_plan_is_read_from_a_file(cli: Cli, engine: Engine, versions: tuple[st
     broken.write_text("steps: [{setWeight: 500}]")
     assert cli("lint", str(broken)).exit_code == 1
     assert cli("lint", str(tmp_path / "none.yaml")).exit_code == 1
+    broken.write_text(example + "mode: ab\n")
+    for refused in (cli("lint", str(broken)), cli("start", versions[1], "--queue", "--plan", str(broken))):
+        assert refused.exit_code == 1
+        assert "mode stands there twice" in refused.stderr
 
 
 def test_a_quarantined_version_needs_retry(engine: Engine, running: str) -> None:

@@ -9,13 +9,13 @@ from factories import LADDER, QUICK, make_version, make_votes
 from sqlalchemy import Engine, select
 from together import in_threads
 
-from bot import rollouts
+from bot import rollout_line, rollout_look, rollouts
 from bot.rollout_changes import Change, apply
 from bot.router import read_routes
 from core import registry
 from core.db import get_engine, transaction
 from core.errors import Conflict, NotFound
-from core.rollouts import Decision, Plan, Stage
+from core.rollouts import PRESETS, Decision, Mode, Plan, Stage
 from core.tables import AdapterVersion, Alert, Context, Event, Rollout, RolloutEvent
 
 BAD, GOOD = {"challenger": 0.4, "control": 0.9}, {"challenger": 0.92, "control": 0.92}
@@ -39,7 +39,7 @@ def new_version(engine: Engine) -> str:
 
 def begin(engine: Engine, name: str, plan: Plan = LADDER, **facts: object) -> Rollout:
     with transaction(engine) as session:
-        return rollouts.start(session, name, plan, actor="test", **facts)  # type: ignore[arg-type]
+        return rollout_line.start(session, name, plan, actor="test", **facts)  # type: ignore[arg-type]
 
 
 def latest(engine: Engine) -> Rollout:
@@ -55,7 +55,7 @@ def vote(engine: Engine, rollout: Rollout, rates: dict[str, float], *, n: int = 
 def look_and_act(engine: Engine) -> Rollout:
     with transaction(engine) as session:
         rollout = rollouts.require_current(session, "customers")
-        return rollouts.act(session, rollout, rollouts.look(session, rollout))
+        return rollout_look.act(session, rollout, rollout_look.look(session, rollout))
 
 
 def verbs(engine: Engine) -> list[str]:
@@ -98,7 +98,7 @@ def test_evidence_lets_go_of_what_evidence_held_and_of_nothing_else(
     with transaction(engine) as session:
         held = Change("hold", actor, "", "held")
         rollout = apply(session, rollouts.require_current(session, "customers"), held)
-        assert rollouts.act(session, rollout, Decision("resume", ["harm fell back"], {})).state == state
+        assert rollout_look.act(session, rollout, Decision("resume", ["harm fell back"], {})).state == state
 
 
 def test_waiting_writes_figures_and_nothing_else(engine: Engine, champion: str) -> None:
@@ -146,13 +146,13 @@ class TestTheLine:
         with transaction(engine) as session:
             states = dict(session.execute(select(AdapterVersion.name, Rollout.state).join(
                 Rollout, Rollout.version_id == AdapterVersion.id)).tuples().all())  # fmt: skip
-            rollouts.next_in_line(session, "customers")  # nothing happens while one runs
+            rollout_line.next_in_line(session, "customers")  # nothing happens while one runs
         assert states == {running: "running", older: "superseded", newer: "waiting"}
         assert latest(engine).weight == 0.0
         with transaction(engine) as session:
             assert rollouts.require_current(session, "customers").id == first.id
             rollouts.abort(session, "customers", actor="test")
-            rollouts.next_in_line(session, "customers")
+            rollout_line.next_in_line(session, "customers")
             current = rollouts.require_current(session, "customers")
             assert (current.weight, current.evidence, current.salt != first.salt) == (0.25, {}, True)
             assert registry.by_name(session, newer).id == current.version_id
@@ -164,7 +164,7 @@ class TestTheLine:
         begin(engine, next_one, queue=True)
         with transaction(engine) as session:
             rollouts.promote(session, "customers", actor="test", full=True, reason="drill")
-            rollouts.next_in_line(session, "customers")
+            rollout_line.next_in_line(session, "customers")
             current = rollouts.require_current(session, "customers")
             assert current.against_id == registry.by_name(session, running).id
 
@@ -175,7 +175,7 @@ class TestTheLine:
         with transaction(engine) as session:
             registry.by_name(session, waiting).state = "retired"
             rollouts.abort(session, "customers", actor="test")
-            rollouts.next_in_line(session, "customers")
+            rollout_line.next_in_line(session, "customers")
             assert rollouts.current(session, "customers") is None
         assert latest(engine).reason == f"{waiting} is retired"
 
@@ -187,10 +187,48 @@ class TestModes:
         with transaction(engine) as session:
             changed = rollouts.set_mode(session, "customers", "ab", actor="test")
             assert (changed.mode, changed.weight, changed.stage) == ("ab", 0.5, 1)
-            assert rollouts.look(session, changed).figures["challenger"]["votes"] > 0  # nothing is forgotten
+            assert rollout_look.look(session, changed).figures["challenger"]["votes"] > 0  # nothing is forgotten
         with transaction(engine) as session:
             rollouts.set_mode(session, "customers", "canary", actor="test")
         assert (latest(engine).mode, latest(engine).stage) == ("canary", 2)
+
+    @pytest.mark.parametrize("detour", [("ab",), ("blue-green",), ("ab", "blue-green"), ("canary",)])
+    def test_canary_comes_back_to_the_plan_that_was_given(
+        self, engine: Engine, champion: str, detour: tuple[Mode, ...]
+    ) -> None:
+        steps = [
+            Stage(weight, 40, 60.0, margin, approval=True)
+            for weight, margin in ((0.02, 0.2), (0.07, 0.12), (0.3, 0.04))
+        ]
+        begin(engine, new_version(engine), Plan("my own", tuple(steps)))
+        with transaction(engine) as session:
+            rollouts.promote(session, "customers", actor="test")
+            rollouts.set_weight(session, "customers", 0.11, actor="test")
+        for mode in (*detour, "canary"):
+            with transaction(engine) as session:
+                rollouts.set_mode(session, "customers", mode, actor="test")
+        back = latest(engine)
+        assert (back.mode, back.weight) == ("canary", 0.11)
+        plan = Plan.from_json(back.plan)
+        assert plan.stages[back.stage :] == (replace(steps[1], weight=0.11), steps[2])
+        with transaction(engine) as session:
+            assert rollouts.promote(session, "customers", actor="test").weight == 0.3
+
+    @pytest.mark.parametrize("mode", ["ab", "blue-green", "canary"])
+    def test_an_operators_pause_stays(self, engine: Engine, champion: str, mode: Mode) -> None:
+        begin(engine, new_version(engine))
+        with transaction(engine) as session:
+            rollouts.pause(session, "customers", actor="test")
+            assert rollouts.set_weight(session, "customers", 0.3, actor="test").state == "paused"
+            assert rollouts.set_mode(session, "customers", mode, actor="test").state == "paused"
+            if mode != "blue-green":  # as in Argo, promote ends it
+                assert rollouts.promote(session, "customers", actor="test").state in ("running", "promoted")
+
+    def test_who_began_otherwise_climbs_the_ladder_for_its_volume(self, engine: Engine, champion: str) -> None:
+        begin(engine, new_version(engine), Plan("halves", (Stage(0.1, 30, 0.0, 0.1),), mode="ab"))
+        with transaction(engine) as session:
+            rollouts.set_mode(session, "customers", "canary", actor="test")
+        assert Plan.from_json(latest(engine).plan).stages[1:] == PRESETS["medium"].stages
 
     def test_blue_green_begins_in_the_shadow(self, engine: Engine, champion: str) -> None:
         begin(engine, new_version(engine), Plan("switch", (Stage(1.0, 30, 0.0, 0.1),), mode="blue-green"))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sqlalchemy import Engine, update
 from sqlalchemy.orm import Session
 
-from bot import rollouts
+from bot import rollout_line, rollouts
 from bot.router import BASE, Router, Routes, Served, choose, read_routes, standing_version
 from core.db import get_engine, transaction
 from core.rollouts import PRESETS, Plan, Stage
@@ -89,6 +89,11 @@ class TestChoose:
                 else:  # they keep the champion, and are no evidence
                     assert {(route.version, route.rollout_id) for route in found} == {(OLD, None)}
 
+    def test_who_is_outside_keeps_the_champion_whatever_the_challenger_is_compared_with(self) -> None:
+        stages = (replace(PLAN.stages[0], audience="internal"),)
+        routes = replace(ROUTES, control=BASE, control_arm="base", plan=replace(PLAN, stages=stages))
+        assert {choose(routes, unit, AT, "all").version for unit in PEOPLE[:200]} == {OLD}
+
     def test_without_a_rollout_the_champion_serves(self) -> None:
         assert choose(Routes(OLD), "unit", AT).version == OLD
         assert choose(Routes(OLD), "unit", AT).arm == "champion"
@@ -127,7 +132,7 @@ class TestRoutesOfTheDatabase:
     def test_a_rollout_against_a_champion_is_held_against_the_base(self, engine: Engine) -> None:
         with transaction(engine) as session:
             champion, new = make_version(session, champion=True), make_version(session)
-            rollout = rollouts.start(session, new.name, PRESETS["small"], actor="test")
+            rollout = rollout_line.start(session, new.name, PRESETS["small"], actor="test")
             routes = read_routes(session, "customers", holdback=0.05, solicit=0.08)
         assert routes.champion.name == champion.name
         assert routes.challenger is not None
@@ -143,7 +148,7 @@ class TestRoutesOfTheDatabase:
             third = make_version(session)
             session.flush()
             assert standing_version(session, "customers").name == first.name
-            rollouts.start(session, third.name, PRESETS["small"], actor="test")
+            rollout_line.start(session, third.name, PRESETS["small"], actor="test")
             routes = read_routes(session, "customers", holdback=0.05)
             assert routes.holdback is not None
             assert routes.holdback.name == first.name
@@ -156,14 +161,14 @@ class TestRoutesOfTheDatabase:
             first = make_version(session, champion=True)
             first.source = "starter"
             new = make_version(session)
-            rollouts.start(session, new.name, PRESETS["small"], actor="test")
+            rollout_line.start(session, new.name, PRESETS["small"], actor="test")
             assert read_routes(session, "customers", holdback=0.05).share == 0.0
 
     def test_nor_against_the_base(self, engine: Engine) -> None:
         with transaction(engine) as session:
             make_version(session, champion=True)
             new = make_version(session)
-            rollouts.start(session, new.name, PRESETS["small"], actor="test", against="base")
+            rollout_line.start(session, new.name, PRESETS["small"], actor="test", against="base")
             routes = read_routes(session, "customers", holdback=0.05)
             assert (routes.control, routes.control_arm, routes.share) == (BASE, "base", 0.0)
 
@@ -171,7 +176,7 @@ class TestRoutesOfTheDatabase:
         plan = Plan("switch", (Stage(1.0, 30, 0.0, 0.1),), mode="blue-green")
         with transaction(engine) as session:
             champion, new = make_version(session, champion=True), make_version(session)
-            rollouts.start(session, new.name, plan, actor="test")
+            rollout_line.start(session, new.name, plan, actor="test")
             session.execute(update(Rollout).values(weight=1.0))
             routes = read_routes(session, "customers", holdback=0.05)
         arms = Counter(choose(routes, unit, AT).version.name for unit in PEOPLE[:2000])
@@ -182,7 +187,7 @@ class TestRoutesOfTheDatabase:
         with transaction(engine) as session:
             make_version(session, champion=True)
             new = make_version(session)
-            rollouts.start(session, new.name, PRESETS["small"], actor="test")
+            rollout_line.start(session, new.name, PRESETS["small"], actor="test")
             session.execute(update(AdapterVersion).where(AdapterVersion.id == new.id).values(state="quarantined"))
             assert read_routes(session, "customers").challenger is None
 
@@ -191,7 +196,7 @@ class TestRoutesOfTheDatabase:
         monkeypatch.setattr("bot.router.time.monotonic", lambda: clock[0])
         with transaction(engine) as session:
             make_version(session, champion=True)
-            rollouts.start(session, make_version(session).name, PRESETS["small"], actor="test")
+            rollout_line.start(session, make_version(session).name, PRESETS["small"], actor="test")
         router = Router(engine, "America/Sao_Paulo")
         assert any(router.route("customers", unit).arm == "challenger" for unit in PEOPLE[:100])
         with transaction(engine) as session:

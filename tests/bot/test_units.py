@@ -11,7 +11,7 @@ from sqlalchemy import Engine, select, update
 from sqlalchemy.orm import Session
 from street import Street
 
-from bot import guardrails, rollouts, signals, units
+from bot import guardrails, rollout_line, rollout_look, rollouts, signals, units
 from bot.router import BASE, Route, Served
 from bot.units import Outcome
 from bot.wiring import Awake
@@ -32,7 +32,7 @@ def engine(database_url: str) -> Engine:
 def rollout(engine: Engine) -> Rollout:
     with transaction(engine) as session:
         make_version(session, champion=True)
-        return rollouts.start(session, make_version(session).name, QUICK, actor="test")
+        return rollout_line.start(session, make_version(session).name, QUICK, actor="test")
 
 
 def route(rollout: Rollout, arm: Any = "challenger", **facts: Any) -> Route:
@@ -209,12 +209,12 @@ class TestVotes:
             for seed in range(60):  # others vote as usual
                 rate(session, answered(session, make_customer(session), rollout, "champion" if seed % 2 else
                      "challenger"), "👍" if seed % 4 else "👎")  # fmt: skip
-            calm = rollouts.look(session, session.get_one(Rollout, rollout.id)).figures
+            calm = rollout_look.look(session, session.get_one(Rollout, rollout.id)).figures
             angry = make_customer(session)
             answers = [answered(session, angry, rollout) for _ in range(40)]
             for answer in answers:
                 rate(session, answer, "👎")
-            figures = rollouts.look(session, session.get_one(Rollout, rollout.id)).figures
+            figures = rollout_look.look(session, session.get_one(Rollout, rollout.id)).figures
             recorded = select(Event.data["flood"]).where(Event.type == "feedback.recorded").order_by(Event.id)
             flags = session.scalars(recorded).all()
         assert figures["challenger"]["votes"] == calm["challenger"]["votes"] + 1
@@ -338,7 +338,7 @@ def prepare(awake: Awake, model: ScriptedModel, *, audience: Any = "all") -> tup
     plan = Plan("all", (Stage(0.9999999, 30, 0.0, 0.15, audience=audience),))
     with transaction(awake.engine) as session:
         champion, new = make_version(session, champion=True), make_version(session)
-        rollouts.start(session, new.name, plan, actor="test")
+        rollout_line.start(session, new.name, plan, actor="test")
     model.loaded = [champion.name, new.name]
     awake.models._loaded = {champion.name, new.name}
     return champion.name, new.name

@@ -503,6 +503,8 @@ class TestPlans:
             ("anchorMargin: none\nsteps: [{setWeight: 50}]", "anchorMargin"),
             ("name: x\nsteps:\n  - setWeight: 5\n   margin: 3\n", "line 4"),
             ("steps:\n\t- setWeight: 5\n", "line 2"),
+            ("name: x\nsteps: [{setWeight: 5}]\nholdback: 5\nsteps: [{setWeight: 50}]\n", "line 4: steps .*twice"),
+            ("steps:\n  - setWeight: 5\n    margin: 3\n    margin: 15\n", "line 4: margin .*twice"),
             ("name: 2026-13-45\nsteps: [{setWeight: 50}]", "month"),
             ("steps: " + "[" * 3000, "nested"),
             (f"steps: [{{setWeight: {'9' * 5000}}}]", "steps.*digits"),

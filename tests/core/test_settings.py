@@ -62,6 +62,14 @@ from core.settings import EMBEDDED, Settings, default_data_dir, load_settings, r
         ("RETENTION_TARGET", "0.5"),
         ("SLACK_LEARNING", "perhaps"),
         ("FEEDBACK_BUTTONS", "perhaps"),
+        ("TRUSTED_PROXIES", "proxy.internal"),
+        ("TRUSTED_PROXIES", "127.0.0.1, 10.0.0.1/8"),  # a network's address ends in zeros
+        ("TRUSTED_PROXIES", "127.0.0.1 10.0.0.1"),
+        ("TRUSTED_PROXIES", "*, 127.0.0.1"),
+        ("SLACK_OPERATORS", "@ana"),
+        ("SLACK_OPERATORS", "U0ANA,ana@example.com"),
+        ("SLACK_OPERATORS", "S0TEAM"),
+        ("SLACK_REVIEWERS", "U0ANA U0RUI"),
     ],
 )
 def test_every_error_names_the_variable(monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> None:
@@ -88,6 +96,17 @@ def test_a_secret_in_an_address_is_not_quoted(monkeypatch: pytest.MonkeyPatch) -
 def test_origins_are_as_browsers_write_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CHAT_ALLOWED_ORIGINS", "https://WWW.example.com/, http://localhost:3000")
     assert load_settings().chat_allowed_origins == ["https://www.example.com", "http://localhost:3000"]
+
+
+def test_proxies_and_people_in_slack(monkeypatch: pytest.MonkeyPatch) -> None:
+    for proxies in ("*", "127.0.0.1", "10.0.0.0/8, ::1, 2001:db8::/32"):
+        monkeypatch.setenv("TRUSTED_PROXIES", proxies)
+        assert load_settings().trusted_proxies == proxies
+    monkeypatch.setenv("SLACK_OPERATORS", "U0123ABCD, W0123ABCD, T0SHOP/U0RUI")
+    assert load_settings().slack_operators == ["U0123ABCD", "W0123ABCD", "T0SHOP/U0RUI"]
+    monkeypatch.setenv("SLACK_OPERATORS", "ana")
+    with pytest.raises(SettingError, match="'ana' is no Slack user id .* copy the member ID"):
+        load_settings()
 
 
 def test_no_error_quotes_a_secret(monkeypatch: pytest.MonkeyPatch) -> None:

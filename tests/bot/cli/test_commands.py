@@ -234,6 +234,20 @@ class TestAdapters:
         with transaction(engine) as session:
             assert session.scalars(select(AdapterVersion)).all() == []
 
+    def test_an_import_that_does_not_fit_the_base_is_refused(
+        self, console: Console, engine: Engine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        base = tmp_path / "small-base"
+        base.mkdir()
+        sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+        (base / "config.json").write_text(json.dumps({"model_type": "llama", "vocab_size": 8, **sizes}))
+        monkeypatch.setenv("BASE_MODEL", str(base))
+        make_adapter(tmp_path / "odd")
+        refusal = console.fails("adapters", "import", str(tmp_path / "odd"), "--reason", "x")
+        assert "q_proj.lora_A.weight is 32; with rank 4 this base takes 4×8." in refusal
+        with transaction(engine) as session:
+            assert session.scalars(select(AdapterVersion)).all() == []
+
     def test_an_import_while_no_model_server_runs(
         self, console: Console, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:

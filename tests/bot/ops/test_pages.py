@@ -17,7 +17,7 @@ from servers import serving
 from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
-from bot import rollouts
+from bot import rollout_line
 from bot.app import create_app
 from bot.ops.figures import overview
 from core.db import transaction
@@ -42,7 +42,7 @@ def a_day(session: Session) -> None:
     old, champion, challenger = (make_version(session) for _ in range(3))
     session.get_one(Context, "customers").champion_id = champion.id
     session.flush()
-    rollout = rollouts.start(session, challenger.name, PLAN, actor="rita", reason="noite de 26/11")
+    rollout = rollout_line.start(session, challenger.name, PLAN, actor="rita", reason="noite de 26/11")
     rollouts_weight(session, rollout)
     for version, count, satisfied, milliseconds in (
         (old.name, 9, 0.6, 620), (champion.name, 84, 0.72, 540), (challenger.name, 61, 0.86, 555),

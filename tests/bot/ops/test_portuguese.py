@@ -11,6 +11,7 @@ import pytest
 
 import bot
 from bot.ops.portuguese import SENTENCES, in_portuguese
+from bot.review.queue import VERDICTS
 from core.rollouts import PRESETS, STOPS, judge
 from learning.gate import NOT_FINITE
 
@@ -58,6 +59,18 @@ def test_every_reason_in_the_sources() -> None:
     assert len(found) > 30
     for sample in found:
         assert not ENGLISH.search(in_portuguese(sample)), in_portuguese(sample)
+
+
+def test_every_refusal_that_a_page_shows() -> None:
+    root, found = Path(bot.__file__).parent, []
+    for source in ("handover.py", "handover_pages.py", "review/queue.py"):
+        for node in ast.walk(ast.parse((root / source).read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("BadInput", "Conflict", "NotAllowed"):
+                found += [said for part in node.args if (said := _filled(part)) and not said.startswith("npllm ")]
+    assert len(found) > 15
+    for said in found:
+        said = said.replace("Choose 7.", f"Choose {', '.join(VERDICTS)}.")
+        assert in_portuguese(said) != said
 
 
 def test_every_decision_on_odd_figures() -> None:

@@ -8,7 +8,7 @@ from factories import QUICK, make_version
 from sqlalchemy import select
 from workspace import Workspace
 
-from bot import rollouts
+from bot import rollout_line
 from bot.wiring import Awake
 from core.db import transaction
 from core.errors import VendorUnavailable
@@ -100,7 +100,7 @@ class TestRollout:
 
     def test_an_operator_steers_and_is_in_the_audit_trail(self, work: Workspace, awake: Awake, operator: None) -> None:
         with transaction(awake.engine) as session:
-            started = rollouts.start(session, make_version(session).name, QUICK, actor="ana").id
+            started = rollout_line.start(session, make_version(session).name, QUICK, actor="ana").id
         work.does("command", status='pause --reason "fim de semana"')
         (said,) = work.calls
         assert (said["method"], said["response_type"]) == ("response_url", "ephemeral")
@@ -117,7 +117,7 @@ class TestRollout:
     def test_nobody_else_may(self, work: Workspace, awake: Awake, listed: list[str]) -> None:
         awake.settings.slack_operators = listed
         with transaction(awake.engine) as session:
-            rollouts.start(session, make_version(session).name, QUICK, actor="ana")
+            rollout_line.start(session, make_version(session).name, QUICK, actor="ana")
         work.does("command", status="abort")
         assert "SLACK_OPERATORS" in work.calls[0]["text"]
         with transaction(awake.engine) as session:

@@ -3,6 +3,7 @@ out is closed."""
 
 import time
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -22,7 +23,7 @@ from core.db import get_engine, transaction
 from core.errors import Unavailable
 from core.messages import Outgoing
 from core.settings import Settings
-from core.tables import Event, SlackInstallation, SlackState
+from core.tables import Alert, Event, SlackInstallation, SlackState
 from integrations.slack import installations
 from integrations.slack.client import SlackClient
 from integrations.slack.installations import Installations, States
@@ -158,6 +159,21 @@ class TestThrownOut:
             assert session.get_one(SlackInstallation, "T0SHOP").token is None
             alerts = session.scalars(select(Event).where(Event.type == "alert.raised")).all()
         assert ["T0SHOP" in alert.data["reason"] for alert in alerts] == [True]
+
+    def test_of_events_that_slack_holds_back_operators_are_told_once_an_hour(
+        self, work: Workspace, awake: Awake
+    ) -> None:
+        for minute in range(3):
+            work.does("app_rate_limited", **{"1795000000": str(1795000000 + 60 * minute)})
+        with transaction(awake.engine) as session:
+            (alert,) = session.scalars(select(Alert)).all()
+            assert (alert.kind, alert.data["team"]) == ("slack.limited", "T0SHOP")
+            alert.created_at -= timedelta(hours=2)
+        work.does("app_rate_limited", **{"1795000000": "1795007200"})
+        work.does("app_rate_limited", T0SHOP="T0OUTRA")
+        with transaction(awake.engine) as session:
+            told = session.scalars(select(Event).where(Event.type == "alert.raised").order_by(Event.id)).all()
+        assert [event.data["reason"].split(" in an hour")[0][-6:] for event in told] == ["T0SHOP", "T0SHOP", "0OUTRA"]
 
     def test_what_was_thrown_out_before_it_was_installed_again_stays(self, work: Workspace, awake: Awake) -> None:
         """The event comes late, or again: it is about the installation before."""

@@ -1,5 +1,6 @@
 """Adapters are served as PEFT means them, many versions in one batch; what is not plain LoRA is refused."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from core.artifacts import WEIGHTS, write_manifest
 from core.errors import ArtifactError, ChangedBytes, NotFinite, UnsafeFile, WrongBase
+from integrations.huggingface.adapters import check_fits
 from integrations.huggingface.attention import Feed
 from integrations.huggingface.embedded_base import BaseModel
 from integrations.huggingface.serving_model import ServingModel
@@ -59,6 +61,28 @@ def test_every_plain_form_of_lora_equals_peft(
     found = model.forward([Feed(row, slot, 0, version) for slot, row in enumerate(rows)])
     for row, logits in zip(rows, found, strict=True):
         torch.testing.assert_close(logits, original(model.base, row, folder), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen2"])
+def test_what_fits_the_base_is_known_from_its_config_alone(
+    architecture: str, bases: Callable[[str], BaseModel], adapters: Adapters, tmp_path: Path
+) -> None:
+    base = bases(architecture)
+    (tmp_path / "config.json").write_bytes((base.path / "config.json").read_bytes())
+    folder, _ = adapters(base, 1)
+    check_fits(folder, tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config.pop("layer_types", None)  # as many as there are layers
+    for name, value, wrong in (
+        ("num_hidden_layers", 1, r"holds base_model\.model\.model\.layers\.1\..*no such layer"),
+        ("intermediate_size", 24, r"down_proj\.lora_A\.weight is \d+×\d+; with rank \d+ .* takes \d+×24\."),
+    ):
+        (tmp_path / "config.json").write_text(json.dumps({**config, name: value}))
+        with pytest.raises(ArtifactError, match=wrong) as error:
+            check_fits(folder, tmp_path)
+        assert "BASE_MODEL" in error.value.next_step
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "of its own"}))
+    check_fits(folder, tmp_path)  # cannot be told here
 
 
 def test_a_version_knows_its_hash_and_size(model: ServingModel, adapters: Adapters) -> None:

@@ -79,7 +79,7 @@ def reaction(name: str, emoji: str, *, at: datetime = SENT) -> Item:
 
 
 def edit(name: str, original: str, text: str | None) -> Item:
-    return "edit" if text else "delete", lane(), f"wamid.{name}", InboundEdit("meta", original, text, original)
+    return "edit" if text else "delete", lane(), f"wamid.{name}", InboundEdit("meta", original, text, (original,))
 
 
 def status(delivery: str, our_id: str | None = None, error: str | None = None) -> Item:
@@ -141,6 +141,7 @@ CASES: dict[str, tuple[str, list[Item]]] = {
     ),
     "text__sender_only_in_the_contact": ("The contact says who.", [message("text__sender_only_in_the_contact", "Oi")]),
     "text__without_contact": ("A number is enough.", [message("text__without_contact", "Oi", person=Person((PHONE,)))]),
+    "text__in_a_group": ("Said to a group: kept, not answered in private.", [ignored("wamid.text__in_a_group")]),
     "text__nobody": ("From nobody: kept, not answered.", [ignored("wamid.text__nobody", lane("unknown"))]),
     "text__blank": ("Nothing to see in it: never answered.", [ignored("wamid.text__blank")]),
     "text__without_object": ("A text without its text.", [ignored("wamid.text__without_object")]),
@@ -183,7 +184,25 @@ CASES: dict[str, tuple[str, list[Item]]] = {
     "interactive__list": (
         "A list's line is what it says.", [message("interactive__list", "Colchões de casal", quoted=OURS)],
     ),
-    "interactive__flow": ("A form was sent.", [message("interactive__flow", "Sent", quoted=OURS)]),
+    "interactive__flow": (
+        "A form is what she filled in, not the word 'Sent'; its token and files are no words.",
+        [
+            message(
+                "interactive__flow",
+                "nome: Marina Prado\ndata de entrega: 2026-12-03\nquantos: 2\nmontagem: ✓\nhorários: manhã, tarde",
+                quoted=OURS,
+            )
+        ],
+    ),
+    "interactive__flow_with_nothing_filled_in": (
+        "A form of which nothing is to be said: kept, not answered.",
+        [ignored("wamid.interactive__flow_with_nothing_filled_in")],
+    ),
+    "interactive__flow_unreadable": ("Half a form.", [ignored("wamid.interactive__flow_unreadable")]),
+    "interactive__address": (
+        "An address is its words.",
+        [message("interactive__address", "Marina Prado\nRua das Flores, 12\nSantos", quoted=OURS)],
+    ),
     "interactive__without_object": (
         "Meta leaves the object out at times: never an empty turn.", [ignored("wamid.interactive__without_object")],
     ),
@@ -198,6 +217,7 @@ CASES: dict[str, tuple[str, list[Item]]] = {
     "reaction_added__misspelt_key": (
         "Meta's own misspelt sample.", [reaction("reaction_added__misspelt_key", "👍")],
     ),
+    "reaction_added__in_a_group": ("To what others said.", [ignored("wamid.reaction_added__in_a_group")]),
     "reaction__without_target": ("A thumb for nothing.", [ignored("wamid.reaction__without_target")]),
     "reaction__without_object": ("A reaction without itself.", [ignored("wamid.reaction__without_object")]),
     "emoji__alone": ("👏 to the last answer.", [rating("emoji__alone", "reaction", "👏👏", quoted=False)]),
@@ -230,6 +250,10 @@ CASES: dict[str, tuple[str, list[Item]]] = {
     "type__missing": ("Of no type.", [ignored("wamid.type__missing")]),
     "type__not_known_yet": (
         "Something new that she sent: she is asked to write.", [message("type__not_known_yet", "", kind="unknown")],
+    ),
+    "type__not_known_yet_with_words": (
+        "Words that she sent are read, whatever they came in.",
+        [message("type__not_known_yet_with_words", "Qual destes colchões vocês têm?", kind="unknown")],
     ),
     "type__no_string": ("A type that is no word.", [ignored("wamid.type__no_string")]),
     "status__sent": ("One tick.", [status("sent", "row-1")]),

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 from fastapi import FastAPI, Response
+from fastapi.responses import JSONResponse
 from servers import ScriptedModel, serving
 
 from core.errors import ModelUnavailable, NotFound
@@ -111,6 +112,15 @@ class TestEmbeddings:
         client = Embeddings(url="http://127.0.0.1:9/v1", key=None, model="m", name="m")
         with pytest.raises(ModelUnavailable):
             client.embed(["x"])
+
+    @pytest.mark.parametrize(("status", "code"), [(404, "model_not_found"), (500, "setting_error")])
+    def test_a_model_that_the_server_does_not_have(self, status: int, code: str) -> None:
+        app = FastAPI()
+        refusal = {"error": {"message": "EMBEDDING_MODEL=abc cannot be loaded", "type": "x", "code": code}}
+        app.post("/v1/embeddings")(lambda: JSONResponse(refusal, status))
+        with serving(app) as url, pytest.raises(ModelUnavailable, match="no model 'abc'") as error:
+            Embeddings(url=f"{url}/v1", key=None, model="abc", name="abc").embed(["olá"])
+        assert "Set EMBEDDING_MODEL to embedded" in error.value.next_step
 
     @pytest.mark.parametrize(
         ("body", "kind"),

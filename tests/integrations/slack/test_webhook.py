@@ -84,7 +84,7 @@ def public(
 
 
 def edited(text: str | None) -> InboundEdit:
-    return InboundEdit("slack", f"D0RITA:{TS}", text, f"msg:T0SHOP:D0RITA:{TS}")
+    return InboundEdit("slack", f"D0RITA:{TS}", text, (f"msg:T0SHOP:D0RITA:{TS}", f"ambient:T0SHOP:D0RITA:{TS}"))
 
 
 def rating(signal: Any, raw: str, *, lane: str = DM) -> Item:
@@ -175,6 +175,14 @@ CASES: dict[str, tuple[str, list[Item]]] = {
         "Her words are in the blocks only.", [direct("quais são os feriados <deste> ano? :pray:\nSão Paulo\nRio")],
     ),
     "im__blocks_without_words": ("A picture by its address.", [ignored(key=f"msg:T0SHOP:D0RITA:{TS}")]),
+    "im__forwarded": (
+        "A message that she forwards without a word is what she wants read.",
+        [direct("Quem troca a lâmpada da sala 3 & 4?")],
+    ),
+    "im__forwarded_in_blocks_alone": ("Also from its blocks.", [direct("Quem troca a lâmpada da sala 3?")]),
+    "im__attachment_of_an_app": (
+        "An app's card is no forwarded message.", [ignored(key=f"msg:T0SHOP:D0RITA:{TS}")],
+    ),
     "im__without_a_channel": ("Nowhere to answer.", [ignored("slack:T0SHOP")]),
     "im__only_a_broadcast": ("Nothing is left: never answered.", [ignored(key=f"msg:T0SHOP:D0RITA:{TS}")]),
     "im__emoji_name": ("👍 by name, in her skin's tone.", [rating("reaction", "+1::skin-tone-3")]),
@@ -328,7 +336,9 @@ CASES: dict[str, tuple[str, list[Item]]] = {
         "The same without a team.", [somewhere_else(direct("Oi"), "E0ORG", "1795000000.000900")],
     ),
     "organisation__click": ("The same person clicks.", [button("up", team="E0ORG")]),
-    "app_rate_limited": ("Too many events: Slack drops some.", [ignored("slack:T0SHOP", "other:")]),
+    "app_rate_limited": (
+        "Too many events: Slack drops some, and operators are told.", [asked("limited", "other:", user="")],
+    ),
     "event__missing": ("An envelope without a letter.", [ignored("slack:T0SHOP")]),
     "event__of_no_type": ("Of no type.", [ignored("slack:T0SHOP")]),
     "event__type_is_no_string": ("Of a type that is no word.", [ignored()]),
