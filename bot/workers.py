@@ -65,10 +65,10 @@ def run_awake() -> None:
         thread.start()
     log.info("awake with %d threads", settings.awake_threads)
     stop.wait()
-    for worker in workers:
+    for worker in list(workers):
         worker._stop_requested = True
     end = time.monotonic() + 8  # for the turns in hand; threads that only wait for a job end with the process
-    while time.monotonic() < end and any(worker.get_state() == WorkerStatus.BUSY for worker in workers):
+    while time.monotonic() < end and any(worker.get_state() == WorkerStatus.BUSY for worker in list(workers)):
         time.sleep(0.05)
 
 
@@ -80,7 +80,10 @@ def _work(url: str, number: int, stop: threading.Event, workers: list[ThreadWork
             # worker_ttl bounds the blocking wait for a job (ttl - 15 s), and so how long a stop takes to be seen.
             worker = ThreadWorker([queue(client, "awake")], connection=client, serializer=JSONSerializer, worker_ttl=20)
             workers.append(worker)
-            worker.work(logging_level="WARNING", with_scheduler=False)
+            try:
+                worker.work(logging_level="WARNING", with_scheduler=False)
+            finally:
+                workers.remove(worker)  # one that lost Redis in a turn would say BUSY for ever
         except redis.RedisError as error:
             log.warning("Thread %d waits for Redis: %s", number, error)
             stop.wait(1.0)
