@@ -4,6 +4,7 @@ The database is copied from a migrated template (a fraction of a second); Redis 
 loopback (`bot.simulator.vendors`), models are scripted or tiny but real.
 """
 
+import gc
 import os
 import socket
 import subprocess
@@ -27,6 +28,14 @@ from integrations.redis.embedded import EmbeddedRedis
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 TEMPLATE = "template_npllm"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _set_aside() -> None:
+    """What is in memory when a file's tests begin (libraries, all tests) is not looked at again: models and nights
+    collect garbage themselves, and each time took up to a second of it."""
+    gc.collect()
+    gc.freeze()
 
 
 def free_port() -> int:

@@ -1,18 +1,10 @@
 """The tiny base with adapters on it: real torch, real PEFT, in milliseconds."""
 
-import gc
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _set_aside() -> None:
-    """What other folders' tests left in memory is not looked at again: a night collects garbage several times."""
-    gc.collect()
-    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
