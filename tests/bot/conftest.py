@@ -4,7 +4,8 @@ One database serves all tests of this folder and is emptied before each: that ta
 a new one half of one.
 """
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
@@ -82,9 +83,23 @@ def model(_model_server: tuple[ScriptedModel, str]) -> ScriptedModel:
 
 
 class _Revolving:
-    """An ASGI application that stands for whichever one is current. One HTTP client serves them all."""
+    """An ASGI application that stands for whichever one is current. One HTTP client serves them all.
 
-    current: Any = None
+    Making one takes longer than most tests: it is made when something is first asked of it.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+
+    def become(self, make: Callable[[], Any]) -> None:
+        self._make, self._made = make, None
+
+    @property
+    def current(self) -> Any:
+        with self._lock:
+            self._made = self._made or self._make()
+            return self._made
+
     client: httpx.AsyncClient | None = None
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -102,10 +117,17 @@ class _Revolving:
 class Vendors:
     """What the fake vendors were sent, and how they misbehave."""
 
-    def __init__(self, url: str, sent: list[dict[str, Any]], calls: list[dict[str, Any]]) -> None:
-        self.url = url
-        self.sent = sent
-        self.calls = calls  # what else was asked of Slack
+    def __init__(self, url: str, revolving: _Revolving) -> None:
+        self.url, self._revolving = url, revolving
+
+    @property
+    def sent(self) -> list[dict[str, Any]]:
+        return self._revolving.current.state.sent
+
+    @property
+    def calls(self) -> list[dict[str, Any]]:
+        """What else was asked of Slack."""
+        return self._revolving.current.state.calls
 
     def fault(self, vendor: str, kind: str, **facts: Any) -> None:
         httpx.post(f"{self.url}/_faults", json={"vendor": vendor, "kind": kind, "times": 1, **facts})
@@ -124,8 +146,8 @@ def _vendor_server() -> Iterator[tuple[_Revolving, str]]:
 @pytest.fixture
 def vendors(_vendor_server: tuple[_Revolving, str], settings: Settings) -> Vendors:
     revolving, url = _vendor_server
-    revolving.current = create_vendors(settings)
-    return Vendors(url, revolving.current.state.sent, revolving.current.state.calls)
+    revolving.become(lambda: create_vendors(settings))
+    return Vendors(url, revolving)
 
 
 # All of it together ---------------------------------------------------------------------------------------------------
