@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from servers import ScriptedModel
 from sqlalchemy import select
+from together import eventually
 
 from bot import chat_api
 from bot.wiring import Awake
@@ -270,7 +271,7 @@ class TestWhenItGoesWrong:
         page.go_back()
         page.get_by_role("button", name="Abrir conversa").click()
         answered(page, REPLY)
-        page.wait_for_function("localStorage.getItem('npllm-chat-pending') === null")
+        assert eventually(lambda: page.evaluate("localStorage.getItem('npllm-chat-pending') === null"))
         assert page.locator(".line.visitor").count() == 1
         assert page.locator(".line.bot").count() == 3, "the greeting, the answer, the question about consent: once each"
         assert len(model.asked) == 1
