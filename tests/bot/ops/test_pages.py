@@ -196,12 +196,14 @@ class TestInABrowser:
             errors: list[str] = []
             page.on("pageerror", lambda error: errors.append(str(error)))
             page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+            page.clock.install()
             log_in(page, url)
             assert page.locator("text=esperando: 2 eventos").count() == 1
             if (folder := request.config.getoption("--screenshots")) is not None:
                 _picture(page, request.config.rootpath / folder / "ops.png")
             with transaction(day) as session:
                 make_event(session)
+            page.clock.fast_forward("00:05")
             page.wait_for_selector("text=esperando: 3 eventos", timeout=15_000)
             assert errors == []
 
