@@ -4,7 +4,7 @@ bin := .venv/bin
 .PHONY: test lint fmt
 
 test:
-	$(bin)/pytest
+	$(bin)/pytest -n 2
 
 lint:
 	$(bin)/ruff check .

@@ -27,6 +27,8 @@ from integrations.postgres.embedded import EmbeddedPostgres
 from integrations.redis.embedded import EmbeddedRedis
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+if "PYTEST_XDIST_WORKER" in os.environ:  # a core each
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 TEMPLATE = "template_npllm"
 
 
@@ -71,6 +73,11 @@ def postgres(reachable_folder: Path) -> Iterator[EmbeddedPostgres]:
         migrate(_url(server, TEMPLATE))
         get_engine(_url(server, TEMPLATE)).dispose()
         yield server
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whole systems first: of two processes that share the files (`-n 2`) none is left alone with a long one."""
+    items.sort(key=lambda item: "scenarios" not in item.path.parts)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -183,7 +183,7 @@ def test_the_procfile_starts_commands_that_exist() -> None:
 def test_the_readmes_first_two_bash_blocks_are_the_two_commands() -> None:
     first, second = re.findall(r"^```bash\n(.*?)^```$", README.read_text(), re.M | re.S)[:2]
     assert first.rstrip().endswith("npllm up")
-    assert second.rstrip().endswith("pytest")
+    assert second.rstrip().endswith("pytest -n 2")
     assert len(first.splitlines()) == len(second.splitlines()) == 1
 
 

@@ -237,7 +237,7 @@ class TestSubmit:
             queue.submit(session, item.id, "rita", verdict, corrected=corrected)
         assert item.state == "open"
 
-    @pytest.mark.parametrize("id", ["", "7", str(uuid.uuid4()), "'; DROP TABLE"])
+    @pytest.mark.parametrize("id", ["", "7", str(uuid.UUID(int=7)), "'; DROP TABLE"])
     def test_an_item_that_does_not_exist(self, session: Session, id: str) -> None:
         with pytest.raises(NotFound, match="annotate list"):
             queue.submit(session, id, "rita", "approve")
