@@ -19,7 +19,9 @@ from core.errors import NpllmError, SettingError
 from core.schedule import schedule_of
 from core.settings import Settings, load_settings
 from core.tables import ConsolidationRun, TrainingExample, now
+from integrations.huggingface.embedded_base import config_folder
 from learning.curate import curate
+from learning.dataset import fitting
 
 SHOWN = 20  # examples
 
@@ -52,7 +54,9 @@ def rehearse(context: str, settings: Settings) -> dict[str, Any]:
         session.flush()
         sleeper = registry.get_context(session, context)
         limit = schedule_of(settings, sleeper.preset, sleeper.overrides).max_examples
-        funnel = curate(session, context, run.id, settings, limit=limit)
+        base = config_folder(settings.base_model, settings.data_dir)  # a rehearsal fetches none
+        fits = fitting(base) if base else lambda example: True
+        funnel = curate(session, context, run.id, settings, limit=limit, fits=fits)
         rows = session.scalars(select(TrainingExample).where(TrainingExample.run_id == run.id)).all()
         learned = [row for row in rows if row.dropped is None]
         topics: dict[str, int] = {}

@@ -25,7 +25,7 @@ from sqlalchemy.orm import Session
 
 from core import artifacts, events, registry
 from core.db import get_engine, transaction
-from core.errors import BadInput, NightError, SettingError
+from core.errors import NightError, SettingError
 from core.memory import give_back, return_large_blocks
 from core.settings import Settings
 from core.tables import AdapterVersion, ConsolidationRun, Evaluation, TrainingExample, now
@@ -33,7 +33,7 @@ from integrations.huggingface.spare_cores import SpareCores
 from learning import record, replay
 from learning.claims import MAX_ATTEMPTS, Claim
 from learning.curate import curate, to_example
-from learning.dataset import Example, encode
+from learning.dataset import Example, fitting
 from learning.night import Material, Night, material_of, open_night
 from learning.starter import courtesy
 from learning.starter.seed import ensure_starter_examples
@@ -73,7 +73,7 @@ def consolidate(run_id: uuid.UUID, settings: Settings) -> str:
 
 
 def _stages(night: Night) -> str:
-    fits = _fitting(night)
+    fits = fitting(night.base.path)
     _curate(night, fits)
     material = material_of(night).that(lambda row: fits(to_example(row)))
     if len(material.new) < night.minimum:
@@ -85,22 +85,6 @@ def _stages(night: Night) -> str:
         _train(night, material)
         give_back()
     return _judge_and_publish(night, material)
-
-
-def _fitting(night: Night) -> Callable[[Example], bool]:
-    """Whether the base has room for an example: one too long would end this night and every one that replays it."""
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(night.base.path)
-
-    def fits(example: Example) -> bool:
-        try:
-            encode(tokenizer, example)
-        except BadInput:
-            return False
-        return True
-
-    return fits
 
 
 def _curate(night: Night, fits: Callable[[Example], bool]) -> None:

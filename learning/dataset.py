@@ -8,9 +8,10 @@ counts the answer's tokens only, the end-of-turn token included, so that the mod
 import hashlib
 import json
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -73,6 +74,22 @@ def encode(tokenizer: Any, example: Example, *, max_tokens: int = 512, max_answe
             "Shorten its history or passages.",
         )
     return Row(tuple(prompt + answer), len(prompt), example.weight)
+
+
+def fitting(base: Path) -> Callable[[Example], bool]:
+    """Whether that base has room for an example: one too long would end a night and every one that replays it."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(base)
+
+    def fits(example: Example) -> bool:
+        try:
+            encode(tokenizer, example)
+        except BadInput:
+            return False
+        return True
+
+    return fits
 
 
 @dataclass

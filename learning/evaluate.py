@@ -82,11 +82,15 @@ def difference(
 def resampled(
     challenger: Sequence[float], champion: Sequence[float], groups: Sequence[str], *, seed: int = 0
 ) -> list[float]:
-    """RESAMPLES mean differences of groups drawn with replacement, from the lowest to the highest."""
+    """RESAMPLES mean differences of groups drawn with replacement, from the lowest to the highest.
+
+    A single group would be drawn every time and leave no doubt at all: then its rows are drawn.
+    """
     members: dict[str, list[float]] = defaultdict(list)
     for new, old, group in zip(challenger, champion, groups, strict=True):
         members[group].append(new - old)
-    totals = [(sum(values), len(values)) for values in members.values()]
+    drawn = members.values() if len(members) > 1 else [[value] for values in members.values() for value in values]
+    totals = [(sum(values), len(values)) for values in drawn]
     rng = random.Random(seed)
     means = []
     for _ in range(RESAMPLES):

@@ -2,6 +2,7 @@
 
 import uuid
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import nights
@@ -399,6 +400,20 @@ def test_a_night_has_room_for_so_many_and_the_best_come_first(engine: Engine) ->
         sources = session.scalars(select(TrainingExample.source).where(TrainingExample.dropped.is_(None))).all()
     assert funnel["dropped: the night is full"] == 6
     assert set(sources) == {"annotation"}
+
+
+def test_a_rehearsal_knows_what_the_base_has_no_room_for(engine: Engine, database_url: str, tiny_base: Path) -> None:
+    def add(session: Session) -> None:
+        answer = nights.turn(
+            session, nights.conversation(session), "E esta pergunta? " * 900, "O prazo é de 7 dias úteis."
+        )
+        nights.review(session, answer, "approve")
+
+    day(engine, add)
+    here = rehearse("customers", Settings(database_url=database_url, base_model=str(tiny_base)))
+    assert here["funnel"]["dropped: too long"] == 1
+    elsewhere = rehearse("customers", Settings(database_url=database_url))
+    assert "dropped: too long" not in elsewhere["funnel"], "the base is not on this machine"
 
 
 def test_a_rehearsal_tells_and_writes_nothing(engine: Engine, database_url: str) -> None:

@@ -8,12 +8,18 @@ from learning.evaluate import difference, score
 
 
 def test_turns_of_one_conversation_are_one_witness() -> None:
-    """Ten rows of one conversation: the interval is as wide as that conversation's word, which is none."""
-    better = [-0.5] * 10
-    one = difference([b for b in better], [0.0] * 10, ["same"] * 10)
-    assert one.low == one.high == pytest.approx(-0.5)
+    """Ten rows, nine of them of one conversation: what speaks against them may be all that there is."""
     two = difference([-1.0] * 9 + [1.0], [0.0] * 10, ["a"] * 9 + ["b"])
-    assert two.high > 0
+    assert two.low < two.mean < 0 < two.high
+
+
+def test_a_single_conversation_leaves_doubt() -> None:
+    """Nothing but it can be drawn; its own rows differ."""
+    one = difference([-1.0] * 6 + [0.5] * 4, [0.0] * 10, ["same"] * 10)
+    assert one.low < one.mean == pytest.approx(-0.4)
+    assert one.high > 0
+    sure = difference([-0.5] * 10, [0.0] * 10, ["same"] * 10)
+    assert sure.low == sure.high == pytest.approx(-0.5)
 
 
 def test_scores_of_a_model(base: tuple[Any, Any], adapted: Any) -> None:
