@@ -72,6 +72,7 @@ ENGLISH = {
     "na fila": "queued",
     "substituído": "superseded",
     "Promoções e noites congeladas:": "Promotions and nights are frozen:",
+    "Retirada de serviço por %(actor)s; atende %(champion)s:": "Taken back by %(actor)s; %(champion)s serves:",
     "Nada falta.": "Nothing is missing.",
     "Evidência por voto": "Evidence by vote",
     "Evidência de dano %(harm)s de 50; evidência de que não é pior %(no_worse)s de 20; %(votes)s votos":

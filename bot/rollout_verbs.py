@@ -165,7 +165,8 @@ def status(door: Door, context: str, watch: bool, timeout: float | None, as_json
             answer = _say(db, context, as_json)
         state = view.rollout.state
         if not watch or state not in ACTIVE:
-            return Answer(answer.text, answer.data, state in HEALTHY, as_json)
+            well = state in HEALTHY and view.taken_back is None
+            return Answer(answer.text, answer.data, well, as_json)
         if time.monotonic() + EVERY > end:
             return Answer(f"{answer.text}\nIt did not end within {timeout:g} s.", answer.data, False, as_json)
         door.show(answer)

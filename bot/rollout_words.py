@@ -14,7 +14,7 @@ def explanation(view: RolloutView) -> list[str]:
     new, old, stage = f["challenger"], f["control"], view.plan.stages[r.stage]
     lines = [
         f"{view.version} against {view.against} in '{r.context}': {r.state}, step {r.stage + 1} of"
-        f" {len(view.plan.stages)}, weight {r.weight:.0%}, plan '{view.plan.name}' ({r.mode}).",
+        f" {len(view.plan.stages)}, weight {view.weight:.0%}, plan '{view.plan.name}' ({r.mode}).",
         f"Votes: {view.version} {new['votes']} ({_rate(new)}), {view.against} {old['votes']} ({_rate(old)}).",
         f"Evidence that it is worse: {e['harm']} (highest {e['harm_highest']}; held at {HARM_HOLD:.0f},"
         f" rolled back at {HARM_ROLLBACK:.0f}).",
@@ -32,6 +32,9 @@ def explanation(view: RolloutView) -> list[str]:
         lines.append("Now: " + ("; ".join(view.decision.reasons) or "nothing is missing") + ".")
     elif r.reason:
         lines.append(f"It ended: {r.reason}")
+    if (back := view.taken_back) is not None:
+        told = f"It was taken back by {back.actor} ({back.verb}); {back.after['champion']} serves: {back.reason}"
+        lines.append(told.rstrip(": "))
     if view.next is not None:
         lines.append(f"Next in line: {view.next}; `npllm rollout abort {view.next}` withdraws it.")
     return lines
@@ -50,10 +53,11 @@ def describe(view: RolloutView) -> dict[str, Any]:
         "plan": view.plan.name,
         "stage": r.stage,
         "stages": len(view.plan.stages),
-        "weight": r.weight,
+        "weight": view.weight,
         "reason": r.reason,
         "evidence": view.decision.figures,
         "next": view.next,
+        "taken_back": (view.taken_back.reason or view.taken_back.verb) if view.taken_back else None,
         "waiting_for": view.decision.reasons if r.state in ACTIVE else [],
         "started_at": r.started_at.isoformat(),
         "ended_at": r.ended_at.isoformat() if r.ended_at else None,

@@ -48,7 +48,12 @@ _WAITING = text("""
 
 @dataclass(frozen=True)
 class RolloutView:
-    """A rollout with its evidence now and its audit trail; `next` is the version that waits until it ends."""
+    """A rollout with its evidence now and its audit trail.
+
+    Attributes:
+        next: the version that waits until it ends.
+        taken_back: of a version that was promoted, and undone or aborted since: when, by whom and why.
+    """
 
     rollout: Rollout
     version: str
@@ -57,6 +62,12 @@ class RolloutView:
     decision: Decision
     trail: list[RolloutEvent]
     next: str | None = None
+    taken_back: RolloutEvent | None = None
+
+    @property
+    def weight(self) -> float:
+        """What is routed to it now."""
+        return 0.0 if self.taken_back else self.rollout.weight
 
     @property
     def bars(self) -> list[dict[str, Any]]:
@@ -123,12 +134,32 @@ def view_of(session: Session, rollout: Rollout) -> RolloutView:
         select(RolloutEvent).where(RolloutEvent.rollout_id == rollout.id).order_by(RolloutEvent.id.desc()).limit(20)
     )
     waiting = rollouts.waiting(session, rollout.context)
+    version = session.get_one(AdapterVersion, rollout.version_id)
+    taken_back = _taken_back(session, rollout, version)
     return RolloutView(
         rollout=rollout,
-        version=session.get_one(AdapterVersion, rollout.version_id).name,
+        version=version.name,
         against=against.name if against else "base",
         plan=Plan.from_json(rollout.plan),
         decision=rollout_look.look(session, rollout),
-        trail=list(trail),
+        trail=[*([taken_back] if taken_back else []), *trail],
         next=session.get_one(AdapterVersion, waiting.version_id).name if waiting and waiting.id != rollout.id else None,
+        taken_back=taken_back,
     )
+
+
+def _taken_back(session: Session, rollout: Rollout, version: AdapterVersion) -> RolloutEvent | None:
+    """What put a promoted version out of service again; None while it serves, or where a better one came after it."""
+    champion_id = session.get_one(Context, rollout.context).champion_id
+    if rollout.state != "promoted" or rollout.ended_at is None or champion_id == version.id:
+        return None
+    e = RolloutEvent
+    return session.scalar(
+        select(e)
+        .where(
+            e.context == rollout.context, e.rollout_id.is_(None), e.verb.in_(("undo", "abort")),
+            e.before["champion"].astext == version.name, e.at >= rollout.ended_at,
+        )
+        .order_by(e.id.desc())
+        .limit(1)
+    )  # fmt: skip

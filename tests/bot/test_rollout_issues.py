@@ -15,7 +15,7 @@ from sqlalchemy import Engine, select, update
 
 from bot import rollout_line, rollout_look, rollouts
 from bot.rollout_changes import Change, apply
-from bot.rollout_verbs import run
+from bot.rollout_verbs import Door, rollout, run
 from bot.router import choose, read_routes
 from core import registry
 from core.db import get_engine, transaction
@@ -182,6 +182,23 @@ def test_flagger_189_the_reported_state_is_what_is_routed(engine: Engine, words:
             drawn = [choose(routes, str(i), now()).version.name == new.name for i in range(2000)]
             share = sum(drawn) / 2000
         assert share == pytest.approx(view.weight, abs=0.05)
+
+
+@pytest.mark.parametrize("verb", ["undo", "abort"])
+def test_flagger_189_what_was_taken_back_is_not_reported_as_promoted(
+    engine: Engine, names: tuple[str, str], verb: str
+) -> None:
+    begin(engine, names[1])
+    say(engine, "promote --full --reason drill")
+    answered = say(engine, f"{verb} --reason 'it swears'")
+    for text in (say(engine, "status"), say(engine, "explain"), *([answered] if verb == "abort" else [])):
+        assert "weight 0%" in text
+        assert f"taken back by ana ({verb}); {names[0]} serves: it swears" in text
+    door = Door(lambda: engine, "ana", frozenset({"ops"}))
+    assert not rollout.main(["status"], standalone_mode=False, obj=door).ok
+    say(engine, f"retry {names[1]}")
+    begin(engine, names[1])
+    assert "taken back" not in say(engine, "status")  # that was another rollout
 
 
 def test_flagger_1186_427_freeze_where_the_plan_says_so_and_tell_once(engine: Engine, names: tuple[str, str]) -> None:

@@ -109,6 +109,20 @@ def test_without_votes_it_says_so(settings: Settings, client: TestClient) -> Non
     assert "Sem dados" in client.get(f"/ops/rollouts/{rollout.id}").text
 
 
+def test_what_was_taken_back_does_not_stand_there_as_promoted(settings: Settings, client: TestClient) -> None:
+    rollout = story(settings, harm=False)
+    with transaction(get_engine(str(settings.database_url))) as session:
+        rollouts.promote(session, "customers", actor="ana", full=True, reason="drill")
+    assert "peso agora 100%" in client.get(f"/ops/rollouts/{rollout.id}").text
+    with transaction(get_engine(str(settings.database_url))) as session:
+        rollouts.undo(session, "customers", actor="rui", reason="it swears")
+    text = client.get(f"/ops/rollouts/{rollout.id}").text
+    assert "peso agora 0%" in text
+    assert "<b>undo</b>" in text
+    for page in (text, client.get("/ops").text):
+        assert "Retirada de serviço por rui; atende customers-v1: it swears" in page
+
+
 def test_an_unknown_one_is_not_found(client: TestClient) -> None:
     assert client.get(f"/ops/rollouts/{new_id()}").status_code == 404
 
