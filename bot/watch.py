@@ -29,15 +29,16 @@ DRIFT = "drift"  # the actor in the audit trail
 LEAST_PAST = 100  # ratings without which "what satisfaction was" is not known
 PAST_DAYS = 28
 SAMPLE = 400  # messages of a day whose mix is looked at
-# Of answers of what stands: a rollout compares its own arms, and a bad challenger in it is no bad world.
-_RATINGS = text("""
+_EVERY_RATING = """
     SELECT DISTINCT ON (f.customer_id, date(f.given_at)) f.value, f.created_at
     FROM npllm.feedback f JOIN npllm.messages m ON m.id = f.message_id
     WHERE m.context = :context AND f.superseded_at IS NULL AND f.value IS NOT NULL
-      AND f.created_at > now() - make_interval(days => :days)
-      AND (m.arm = 'champion' OR m.rollout_id IS NULL)
+      AND f.created_at > now() - make_interval(days => :days) {of}
     ORDER BY f.customer_id, date(f.given_at), f.given_at
-""")
+"""
+# Of answers of what stands: a rollout compares its own arms, and a bad challenger in it is no bad world.
+_RATINGS = text(_EVERY_RATING.format(of="AND (m.arm = 'champion' OR m.rollout_id IS NULL)"))
+_COUNT = text(f"SELECT count(*) FROM ({_EVERY_RATING.format(of='')}) ratings")
 
 
 def look_after(session: Session, awake: Awake, context: str) -> None:
@@ -169,6 +170,6 @@ def _mix(
 
 
 def votes_per_day(session: Session, context: str) -> float:
-    """Rated answers a day, over the last week: which preset they can carry."""
-    count = session.scalar(text(f"SELECT count(*) FROM ({_RATINGS.text}) ratings"), {"context": context, "days": 7})
+    """Rated answers a day, whoever gave them, over the last week: which preset they can carry."""
+    count = session.scalar(_COUNT, {"context": context, "days": 7})
     return float(count or 0) / 7

@@ -334,6 +334,13 @@ class TestDrift:
         with transaction(awake.engine) as session:
             assert "Satisfaction fell" in str(session.get_one(Context, "customers").frozen_reason)
 
+    def test_ratings_within_a_rollout_count_for_the_next_ones_preset(self, awake: Awake) -> None:
+        _, _, rollout = promoted(awake)
+        for arm in ("challenger", "base", "holdback", "champion"):
+            self.rate(awake, 70, 0.8, timedelta(days=1), arm=arm, rollout_id=rollout)
+        with transaction(awake.engine) as session:
+            assert watch.votes_per_day(session, "customers") == 40
+
     def test_other_questions_than_before_hold_the_rollout_once(self, awake: Awake, model: ScriptedModel) -> None:
         prepare(awake, model)
         with transaction(awake.engine) as session:
