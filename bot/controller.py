@@ -111,6 +111,8 @@ def switch(awake: Awake, context: str) -> None:
         rollout = rollouts.current(session, context)
         if rollout is None or rollout.mode != "blue-green" or rollout.weight > 0 or rollout.state != "running":
             return
+        if session.get_one(Context, context).frozen_reason is not None:
+            return  # all traffic at once is a promotion
         version = session.get_one(AdapterVersion, rollout.version_id)
         challenger = Served(version.id, version.name, version.location, version.sha256)
         control = read_routes(session, context).control or BASE

@@ -35,6 +35,8 @@ def explanation(view: RolloutView) -> list[str]:
     if (back := view.taken_back) is not None:
         told = f"It was taken back by {back.actor} ({back.verb}); {back.after['champion']} serves: {back.reason}"
         lines.append(told.rstrip(": "))
+    if view.frozen is not None:
+        lines.append(f"Promotions and nights are frozen: {view.frozen} `npllm rollout resume` ends that.")
     if view.next is not None:
         lines.append(f"Next in line: {view.next}; `npllm rollout abort {view.next}` withdraws it.")
     return lines
@@ -57,6 +59,7 @@ def describe(view: RolloutView) -> dict[str, Any]:
         "reason": r.reason,
         "evidence": view.decision.figures,
         "next": view.next,
+        "frozen": view.frozen,
         "taken_back": (view.taken_back.reason or view.taken_back.verb) if view.taken_back else None,
         "waiting_for": view.decision.reasons if r.state in ACTIVE else [],
         "started_at": r.started_at.isoformat(),

@@ -52,6 +52,7 @@ class RolloutView:
 
     Attributes:
         next: the version that waits until it ends.
+        frozen: why the context's promotions and nights wait for an operator.
         taken_back: of a version that was promoted, and undone or aborted since: when, by whom and why.
     """
 
@@ -62,6 +63,7 @@ class RolloutView:
     decision: Decision
     trail: list[RolloutEvent]
     next: str | None = None
+    frozen: str | None = None
     taken_back: RolloutEvent | None = None
 
     @property
@@ -144,6 +146,7 @@ def view_of(session: Session, rollout: Rollout) -> RolloutView:
         decision=rollout_look.look(session, rollout),
         trail=[*([taken_back] if taken_back else []), *trail],
         next=session.get_one(AdapterVersion, waiting.version_id).name if waiting and waiting.id != rollout.id else None,
+        frozen=session.get_one(Context, rollout.context).frozen_reason,
         taken_back=taken_back,
     )
 

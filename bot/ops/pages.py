@@ -16,7 +16,7 @@ from core.db import transaction
 from core.errors import NotFound
 from core.rollouts import LIMITS
 from core.settings import Settings
-from core.tables import Context, Rollout, now
+from core.tables import Rollout, now
 
 
 def ops_pages(settings: Settings, engine: Engine, login: Login) -> APIRouter:
@@ -38,12 +38,10 @@ def ops_pages(settings: Settings, engine: Engine, login: Login) -> APIRouter:
                 raise NotFound("There is no such rollout.", "/ops shows the latest of each context.")
             view = view_of(session, found)
             picture = draw(view.plan, rollout_look.votes_of(session, found))
-            frozen = session.get_one(Context, found.context).frozen_reason
             facts: dict[str, Any] = {
                 "view": view,
                 "picture": picture,
                 "arms": by_version(session, found),
-                "frozen": frozen,
                 "limits": LIMITS,
             }
             return page(request, "rollout.html", at=now(), **facts)

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from street import Street
 
 from bot import controller, nights, rollout_line, rollouts, watch
+from bot.rollout_verbs import run
 from bot.router import read_routes
 from bot.wiring import Awake
 from core import registry
@@ -333,6 +334,19 @@ class TestDrift:
         controller.guard_all(awake)
         with transaction(awake.engine) as session:
             assert "Satisfaction fell" in str(session.get_one(Context, "customers").frozen_reason)
+
+    def test_a_freeze_keeps_blue_green_from_everybody_and_is_said(self, awake: Awake, model: ScriptedModel) -> None:
+        prepare(awake, model, SWITCH)
+        with transaction(awake.engine) as session:
+            watch.freeze(session, session.get_one(Context, "customers"), actor="drift", reason="Satisfaction fell.")
+        controller.guard_all(awake)
+        assert state(awake) == ("running", 0.0)
+        for words in ("status", "explain"):
+            said = run(awake.engine, words, actor="ana", roles={"viewer"})
+            assert "frozen: Satisfaction fell. `npllm rollout resume` ends that." in said
+        run(awake.engine, "resume", actor="ana", roles={"ops"})
+        controller.guard_all(awake)
+        assert state(awake) == ("running", 1.0)
 
     def test_ratings_within_a_rollout_count_for_the_next_ones_preset(self, awake: Awake) -> None:
         _, _, rollout = promoted(awake)
