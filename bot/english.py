@@ -73,6 +73,8 @@ ENGLISH = {
     "substituído": "superseded",
     "Promoções e noites congeladas:": "Promotions and nights are frozen:",
     "Retirada de serviço por %(actor)s; atende %(champion)s:": "Taken back by %(actor)s; %(champion)s serves:",
+    "Em pausa por %(actor)s": "Paused by %(actor)s",
+    "Retido por %(actor)s": "Held by %(actor)s",
     "Nada falta.": "Nothing is missing.",
     "Evidência por voto": "Evidence by vote",
     "Evidência de dano %(harm)s de 50; evidência de que não é pior %(no_worse)s de 20; %(votes)s votos":

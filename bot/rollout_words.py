@@ -28,6 +28,10 @@ def explanation(view: RolloutView) -> list[str]:
             f"Evidence that it is not worse than the fixed point by {view.plan.anchor_margin:.0%}: {e['anchor']}"
             f" (needed {PROMOTE:.0f} for the last step)."
         )
+    if (stop := view.stopped) is not None:
+        lines.append(f"{r.state.capitalize()} by {stop.actor}: {stop.reason}".rstrip(": ").rstrip(".") + ".")
+        if view.decision.action != "hold":  # whose reason stands below
+            lines[-1] += " `npllm rollout resume` ends that."
     if r.state in ACTIVE:
         lines.append("Now: " + ("; ".join(view.decision.reasons) or "nothing is missing") + ".")
     elif r.reason:
@@ -60,6 +64,7 @@ def describe(view: RolloutView) -> dict[str, Any]:
         "evidence": view.decision.figures,
         "next": view.next,
         "frozen": view.frozen,
+        "stopped": {"by": view.stopped.actor, "reason": view.stopped.reason} if view.stopped else None,
         "taken_back": (view.taken_back.reason or view.taken_back.verb) if view.taken_back else None,
         "waiting_for": view.decision.reasons if r.state in ACTIVE else [],
         "started_at": r.started_at.isoformat(),

@@ -53,6 +53,7 @@ class RolloutView:
     Attributes:
         next: the version that waits until it ends.
         frozen: why the context's promotions and nights wait for an operator.
+        stopped: who paused or held it, and why, where it stands so.
         taken_back: of a version that was promoted, and undone or aborted since: when, by whom and why.
     """
 
@@ -64,6 +65,7 @@ class RolloutView:
     trail: list[RolloutEvent]
     next: str | None = None
     frozen: str | None = None
+    stopped: RolloutEvent | None = None
     taken_back: RolloutEvent | None = None
 
     @property
@@ -147,8 +149,18 @@ def view_of(session: Session, rollout: Rollout) -> RolloutView:
         trail=[*([taken_back] if taken_back else []), *trail],
         next=session.get_one(AdapterVersion, waiting.version_id).name if waiting and waiting.id != rollout.id else None,
         frozen=session.get_one(Context, rollout.context).frozen_reason,
+        stopped=_stopped(session, rollout),
         taken_back=taken_back,
     )
+
+
+def _stopped(session: Session, rollout: Rollout) -> RolloutEvent | None:
+    verb = {"paused": "pause", "held": "hold"}.get(rollout.state)
+    if verb is None:
+        return None
+    e = RolloutEvent
+    found = select(e).where(e.rollout_id == rollout.id, e.verb == verb).order_by(e.id.desc()).limit(1)
+    return session.scalar(found)
 
 
 def _taken_back(session: Session, rollout: Rollout, version: AdapterVersion) -> RolloutEvent | None:

@@ -13,6 +13,8 @@ from sqlalchemy import select
 from bot import outcomes, rollout_line, rollouts
 from bot.app import create_app
 from bot.ops.picture import HEIGHT, TOP, WIDTH, draw
+from bot.rollout_changes import Change, apply
+from bot.rollout_verbs import run
 from core.db import get_engine, transaction
 from core.rollouts import PRESETS, Votes
 from core.settings import Settings
@@ -121,6 +123,24 @@ def test_what_was_taken_back_does_not_stand_there_as_promoted(settings: Settings
     assert "<b>undo</b>" in text
     for page in (text, client.get("/ops").text):
         assert "Retirada de serviço por rui; atende customers-v1: it swears" in page
+
+
+def test_who_stopped_it_and_why_stands_there(settings: Settings, client: TestClient) -> None:
+    engine = get_engine(str(settings.database_url))
+    rollout = story(settings, harm=False)
+    with transaction(engine) as session:
+        rollouts.pause(session, "customers", actor="rui", reason="the director asked")
+    assert "Em pausa por rui: the director asked" in client.get(f"/ops/rollouts/{rollout.id}").text
+    said = run(engine, "explain", actor="rui", roles={"viewer"})
+    assert "Paused by rui: the director asked. `npllm rollout resume` ends that." in said
+    shift = "People ask for other things than before: length (1.20); 0.2 is another population."
+    with transaction(engine) as session:
+        rollouts.resume(session, "customers", actor="rui")
+        found = rollouts.require_current(session, "customers")
+        apply(session, found, Change("hold", "drift", shift, "held", "rollout.held"))
+    assert "Retido por drift: As pessoas pedem coisas diferentes" in client.get(f"/ops/rollouts/{rollout.id}").text
+    said = run(engine, "status", actor="rui", roles={"viewer"})
+    assert f"Held by drift: {shift} `npllm rollout resume` ends that." in said
 
 
 def test_an_unknown_one_is_not_found(client: TestClient) -> None:
