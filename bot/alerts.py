@@ -40,10 +40,10 @@ WAITS = (5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400)  # seconds 
 _STATES = {
     "pt": {"running": "em andamento", "paused": "em pausa", "held": "retido: decida", "promoted": "promovido",
            "rolled_back": "revertido", "aborted": "abortado", "undone": "desfeito", "frozen": "promoções congeladas",
-           "limited": "mensagens se perdem"},
+           "limited": "mensagens se perdem", "superseded": "saiu da fila"},
     "en": {"running": "running", "paused": "paused", "held": "held: decide", "promoted": "promoted",
            "rolled_back": "rolled back", "aborted": "aborted", "undone": "undone", "frozen": "promotions are frozen",
-           "limited": "messages are lost"},
+           "limited": "messages are lost", "superseded": "left the line"},
 }  # fmt: skip
 
 

@@ -118,7 +118,15 @@ def next_in_line(session: Session, context: str) -> None:
         reason = f"{version.name} is {version.state}" if version.state != "registered" else "it serves already"
         leave_line(session, rollout, "supersede", CONTROLLER, reason)
         return
-    control = _control(session, version, rollout.evidence.get("against"))
+    try:
+        control = _control(session, version, rollout.evidence.get("against"))
+    except Conflict as error:  # what it was to be compared with was taken back meanwhile: it would wait for ever
+        leave_line(session, rollout, "supersede", CONTROLLER, error.message)
+        raise_alert(
+            session, "rollout.superseded", context=context, version=version.name, state="superseded", actor=CONTROLLER,
+            reason=f"It does not begin: {error.message}",
+        )  # fmt: skip
+        return
     values = {
         "state": "running", "weight": _first_weight(Plan.from_json(rollout.plan)), "evidence": {},
         "against_id": control.id if control else None, "started_at": func.now(), "stage_started_at": func.now(),

@@ -432,3 +432,19 @@ class TestTogether:
         with transaction(engine) as session:
             assert registry.champion(session, "customers").name == champion  # type: ignore[union-attr]
             assert [alert.kind for alert in session.scalars(select(Alert))] == ["rollout.started"]
+
+
+def test_who_waits_to_be_compared_with_what_was_taken_back_leaves_the_line(engine: Engine, champion: str) -> None:
+    control, waits = new_version(engine), new_version(engine)
+    begin(engine, new_version(engine))
+    with transaction(engine) as session:
+        rollout_line.start(session, waits, LADDER, actor="test", against=control, queue=True)
+        registry.by_name(session, control).state = "quarantined"
+        rollouts.abort(session, "customers", actor="test")
+    with transaction(engine) as session:
+        rollout_line.next_in_line(session, "customers")
+        assert rollouts.waiting(session, "customers") is None
+        told = session.scalars(select(Alert).order_by(Alert.created_at.desc(), Alert.id.desc())).first()
+        assert told is not None
+        assert (told.data["version"], told.data["state"]) == (waits, "superseded")
+        assert f"{control} is quarantined" in told.data["reason"]
