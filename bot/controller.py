@@ -41,21 +41,30 @@ def guard_all(awake: Awake) -> None:
     for context in contexts:
         _try(_in_transaction, awake, context, _nightly)
         _try(_in_transaction, awake, context, next_in_line)
-        _try(switch, awake, context)
         _try(_in_transaction, awake, context, _guard)
         _try(_in_transaction, awake, context, watch.look_after)
-        with transaction(awake.engine) as session:
-            routes = read_routes(session, context, holdback=awake.settings.holdback_share)
-        served = (routes.champion, routes.challenger, routes.control, routes.holdback)
-        live += [one for one in served if one is not None]
+    for context in contexts:  # asks the models, which may take minutes: after every context's guards
+        _try(switch, awake, context)
+    for context in contexts:
+        _try(_add_live, awake, context, live)
     _keep_loaded(awake, live)
 
 
 def _try(step: Callable[..., None], *arguments: object) -> None:
+    """What one context's step stumbles over keeps no other context from its guards."""
     try:
         step(*arguments)
     except Conflict as error:
         log.info("%s", error)  # somebody else was quicker
+    except Exception:
+        log.exception("A step of the controller failed.")
+
+
+def _add_live(awake: Awake, context: str, live: list[Served]) -> None:
+    with transaction(awake.engine) as session:
+        routes = read_routes(session, context, holdback=awake.settings.holdback_share)
+    served = (routes.champion, routes.challenger, routes.control, routes.holdback)
+    live += [one for one in served if one is not None]
 
 
 def _in_transaction(awake: Awake, context: str, step: Callable[[Session, Awake, str], None]) -> None:

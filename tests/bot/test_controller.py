@@ -244,6 +244,41 @@ def watched_votes(session: Session, rollout_id: Any, n: int, *, champion: float,
         )  # fmt: skip
 
 
+def harmed_employees(session: Session) -> None:
+    """A canary that is to be rolled back, in the context that the controller comes to last."""
+    make_version(session, context="employees", champion=True)
+    name = make_version(session, context="employees").name
+    rollout = rollout_line.start(session, name, LADDER, actor="test")
+    make_votes(session, rollout.id, 300, challenger=0.3, control=0.9, weight=0.25)
+
+
+def test_what_one_context_stumbles_over_leaves_the_others_their_guards(awake: Awake, model: ScriptedModel) -> None:
+    prepare(awake, model)
+    with transaction(awake.engine) as session:
+        session.execute(update(Rollout).values(plan={**LADDER.to_json(), "newer": 1}))
+        harmed_employees(session)
+    controller.guard_all(awake)
+    with transaction(awake.engine) as session:
+        assert rollouts.current(session, "employees") is None
+
+
+def test_checks_that_take_long_come_after_every_contexts_guards(awake: Awake, model: ScriptedModel) -> None:
+    prepare(awake, model, SWITCH)
+    guarded = []
+
+    def say(*_: object) -> str:
+        with transaction(awake.engine) as session:
+            guarded.append(rollouts.current(session, "employees") is None)
+        return "Olá!"
+
+    model.say = say
+    with transaction(awake.engine) as session:
+        harmed_employees(session)
+    controller.guard_all(awake)
+    assert guarded
+    assert all(guarded)
+
+
 class TestDrift:
     def test_a_champion_that_falls_is_undone(self, awake: Awake) -> None:
         old, new, rollout = promoted(awake)
