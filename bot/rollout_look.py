@@ -9,13 +9,14 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from bot import units
-from bot.rollout_changes import Change, apply, crown, quarantine
+from bot.alerts import raise_alert
+from bot.rollout_changes import Change, apply, audit, crown, facts_of, quarantine
 from bot.rollouts import CONTROLLER
 from bot.router import holdback_of
 from core import registry
 from core.explain import Fact, facts
-from core.rollouts import Decision, Plan, Stop, Votes, decide, weigh
-from core.tables import Rollout, RolloutEvent, now
+from core.rollouts import Decision, Plan, Stop, Votes, decide, overdue, weigh
+from core.tables import AdapterVersion, Rollout, RolloutEvent, now
 
 
 def look(session: Session, rollout: Rollout, stops: Sequence[Stop] = ()) -> Decision:
@@ -72,6 +73,9 @@ def act(session: Session, rollout: Rollout, decision: Decision) -> Rollout:
         change = Change("advance", CONTROLLER, reason, "running", "rollout.advanced", stage, weight, evidence)
         return apply(session, rollout, change)
     expired = now() - rollout.started_at >= timedelta(hours=plan.expires_hours)
+    if expired and rollout.state == "held" and not evidence.get("overdue"):
+        _tell_again(session, rollout, overdue(plan))
+    evidence["overdue"] = expired
     if decision.action == "hold" and (rollout.state == "running" or (rollout.state == "paused" and expired)):
         return apply(session, rollout, Change("hold", CONTROLLER, reason, "held", "rollout.held", evidence=evidence))
     if decision.action == "resume" and _held_by(session, rollout) == CONTROLLER:  # not what a shift or a person held
@@ -80,6 +84,16 @@ def act(session: Session, rollout: Rollout, decision: Decision) -> Rollout:
         update(Rollout).where(Rollout.id == rollout.id).values(evidence=evidence | {"reasons": decision.reasons})
     )
     return rollout
+
+
+def _tell_again(session: Session, rollout: Rollout, reason: str) -> None:
+    """Whoever was told when it was held may have forgotten it."""
+    audit(session, rollout, "expire", CONTROLLER, reason, facts_of(rollout), facts_of(rollout))
+    version = session.get_one(AdapterVersion, rollout.version_id).name
+    raise_alert(
+        session, "rollout.held", context=rollout.context, version=version, actor=CONTROLLER, reason=reason,
+        rollout=str(rollout.id), **facts_of(rollout),
+    )  # fmt: skip
 
 
 def roll_back(session: Session, rollout: Rollout, reason: str, evidence: dict[str, Any]) -> Rollout:
@@ -91,7 +105,7 @@ def roll_back(session: Session, rollout: Rollout, reason: str, evidence: dict[st
 
 def _kept(rollout: Rollout) -> dict[str, Any]:
     """What of the last look is no figure of this one, and is kept."""
-    return {name: rollout.evidence[name] for name in ("mix_checked_at",) if name in rollout.evidence}
+    return {name: rollout.evidence[name] for name in ("mix_checked_at", "overdue") if name in rollout.evidence}
 
 
 def _held_by(session: Session, rollout: Rollout) -> str | None:

@@ -258,7 +258,7 @@ def judge(
     if asked >= SOLICITED_HOLD:
         return decision("hold", f"People who were asked by the coin rate it worse (evidence {said(asked)}).")
     if total_elapsed >= plan.expires_hours * HOUR:
-        return decision("hold", f"No decision after {plan.expires_hours:.0f} hours: promote or abort it by hand.")
+        return decision("hold", overdue(plan))
     missing = []
     if figures["stage_votes"] < now.min_votes:
         missing.append(f"{figures['stage_votes']} of {now.min_votes} challenger votes in this stage")
@@ -289,6 +289,10 @@ def judge(
     if asks:
         return decision("hold", proved, "The plan wants a person's word: npllm rollout promote.")
     return decision("promote" if final else "advance", proved)
+
+
+def overdue(plan: Plan) -> str:
+    return f"No decision after {plan.expires_hours:.0f} hours: promote or abort it by hand."
 
 
 def _guard(votes: Votes, counts: Sequence[int], *, historic: float) -> evidence.Array:

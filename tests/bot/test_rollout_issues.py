@@ -137,6 +137,25 @@ def test_argo_2200_nothing_waits_for_ever(engine: Engine, names: tuple[str, str]
         assert "No decision after 168 hours" in alerts[0].data["reason"]
 
 
+def test_argo_2200_who_was_told_of_a_hold_is_told_again_when_its_time_is_over(
+    engine: Engine, names: tuple[str, str]
+) -> None:
+    rollout = begin(engine, names[1], replace(QUICK, require_approval=True, holdback=0.0, anchor_margin=0.15))
+    with transaction(engine) as session:
+        make_votes(session, rollout.id, 300, challenger=0.95, control=0.9)
+    assert look_and_act(engine).state == "held"
+    with transaction(engine) as session:
+        session.execute(update(Rollout).values(started_at=now() - timedelta(days=8)))
+    for _ in range(3):
+        assert look_and_act(engine).state == "held"
+    with transaction(engine) as session:
+        told = session.scalars(select(Alert).where(Alert.kind == "rollout.held").order_by(Alert.created_at)).all()
+        assert [("No decision after" in one.data["reason"]) for one in told] == [False, True]
+        last = session.scalars(select(RolloutEvent).order_by(RolloutEvent.id.desc())).first()
+        assert last is not None
+        assert (last.verb, last.actor) == ("expire", "controller")
+
+
 @pytest.mark.parametrize("gate", ["pause", "hold"])
 def test_flagger_1801_guards_run_at_a_manual_gate(engine: Engine, names: tuple[str, str], gate: str) -> None:
     plan = replace(QUICK, require_approval=True, holdback=0.0, anchor_margin=0.15)
