@@ -43,7 +43,7 @@ def explain(session: Session, rollout: Rollout) -> list[Fact]:
     return facts(
         plan, rollout.stage, votes, weigh(plan, rollout.stage, votes),
         elapsed=(now() - rollout.stage_started_at).total_seconds(),
-        total_elapsed=(now() - rollout.started_at).total_seconds(),
+        total_elapsed=(now() - rollout.started_at).total_seconds(), weight=rollout.weight,
     )  # fmt: skip
 
 

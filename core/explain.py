@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from core.evidence import MILLION
 from core.plans import HOUR, Plan
 from core.prompts import Language
 from core.rollouts import (
@@ -53,22 +54,25 @@ class Fact:
 
 
 def facts(
-    plan: Plan, stage: int, votes: Votes, figures: dict[str, Any], *, elapsed: float, total_elapsed: float
-) -> list[Fact]:
+    plan: Plan, stage: int, votes: Votes, figures: dict[str, Any], *, elapsed: float, total_elapsed: float,
+    weight: float | None = None,
+) -> list[Fact]:  # fmt: skip
     """Every figure of `weigh`, and the clock; what ends a rollout first.
 
     Args:
         figures: of these votes in this stage.
         elapsed, total_elapsed: seconds in this stage, and since the start.
+        weight: what the next units are drawn with; None is the stage's own.
     """
     now = plan.stages[stage]
+    drawn = weight or now.weight  # 0: blue-green, before its checks
 
     def above(name: str, value: float, limit: float, effect: Effect, **more: Any) -> Fact:
         reached = value >= limit
         return Fact(name, value, limit, effect, reached, **({} if reached and effect != "needed" else more))
 
     def ahead(name: str, limit: float, of: Literal["dislikes", "failures"]) -> dict[str, Any]:
-        return {"to_go": _in_a_row(plan, stage, votes, name, limit), "of": of}
+        return {"to_go": _in_a_row(plan, stage, votes, name, limit, drawn), "of": of}
 
     def paced(value: float) -> dict[str, Any]:
         return {"to_go": _at_this_pace(value, figures["challenger"]["votes"]), "of": "votes"}
@@ -99,9 +103,9 @@ def facts(
     return found
 
 
-def _in_a_row(plan: Plan, stage: int, votes: Votes, name: str, limit: float) -> int | None:
+def _in_a_row(plan: Plan, stage: int, votes: Votes, name: str, limit: float, drawn: float) -> int | None:
     """How many dislikes, or units that went wrong, of the challenger and one after the other, reach the limit."""
-    weight = min(plan.stages[stage].weight, 1 - 1e-6)
+    weight = min(drawn, 1 - 1e-6)
 
     def events(guard: str, so_far: Sequence[int], n: int) -> list[int]:
         return [*(so_far or [0] * len(votes.served)), *[int(guard == name)] * n]
@@ -161,6 +165,8 @@ def sentence(fact: Fact, language: Language = "pt") -> str:
 
 
 def _number(value: float, language: Language) -> str:
+    if value >= MILLION:
+        return "over a million" if language == "en" else "mais de um milhão"
     text = f"{value:,.0f}" if value >= 100 or value == int(value) else f"{value:.2f}"
     return text if language == "en" else text.translate(str.maketrans(",.", ".,"))
 

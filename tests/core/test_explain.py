@@ -44,6 +44,22 @@ def test_so_many_dislikes_in_a_row_would_roll_it_back_and_one_less_would_not() -
     assert highest(to_go) >= HARM_ROLLBACK > highest(to_go - 1)
 
 
+def test_the_weight_that_an_operator_set_is_what_the_next_units_are_drawn_with() -> None:
+    votes = seen(200, 0.80)
+    found = facts(PLAN, 0, votes, weigh(PLAN, 0, votes), elapsed=0, total_elapsed=0, weight=0.9)
+    to_go = next(fact.to_go for fact in found if fact.name == "harm_highest")
+    assert to_go is not None
+
+    def highest(n: int) -> float:
+        more = replace(
+            votes, y=[*votes.y, *[0.0] * n], canary=[*votes.canary, *[True] * n], w=[*votes.w, *[0.9] * n],
+            stage=[0] * (200 + n),
+        )  # fmt: skip
+        return float(weigh(PLAN, 0, more)["harm_highest"])
+
+    assert highest(to_go) >= HARM_ROLLBACK > highest(to_go - 1)
+
+
 def test_so_many_failing_units_in_a_row_would_roll_it_back() -> None:
     votes = seen(200, 0.80)
     to_go = explained(votes)["errors"].to_go
@@ -92,6 +108,7 @@ def test_sentences() -> None:
     assert sentence(fact) == (
         "Evidência de dano, o ponto mais alto: 3,14 (volta em 50). Faltam 14 avaliações ruins seguidas da nova versão."
     )
+    assert "mais de um milhão (precisa de 20)" in sentence(Fact("no_worse", 1e40, 20.0, "needed", True), "pt")
     assert sentence(Fact("elapsed", 5400, 6 * HOUR, "needed", False, 16200, "seconds"), "en") == (
         "Time in this stage: 1.5 h (needed: 6 h). 4.5 h to go."
     )
