@@ -184,6 +184,7 @@ def _webhook(settings: Settings, told: Told) -> None:
         "content-type": "application/json", "webhook-id": str(told.id), "webhook-signature": signature,
         "webhook-timestamp": str(int(at.timestamp())),
     }  # fmt: skip
-    answer = httpx.post(settings.alert_webhook_url, content=body.encode(), headers=headers, timeout=TIMEOUT)
-    if not answer.is_success:
-        raise VendorUnavailable(f"The receiver answered {answer.status_code}.")
+    url = settings.alert_webhook_url
+    with httpx.stream("POST", url, content=body.encode(), headers=headers, timeout=TIMEOUT) as answer:
+        if not answer.is_success:  # what else it says, and for how long, is nothing to us
+            raise VendorUnavailable(f"The receiver answered {answer.status_code}.")

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from channels import ScriptedChannel
 from fastapi import FastAPI, Request, Response
+from fastapi.responses import StreamingResponse
 from servers import serving
 from sqlalchemy import select, update
 from standardwebhooks import Webhook
@@ -98,6 +99,28 @@ def test_a_signed_webhook(awake: Awake, receiver: tuple[Receiver, str]) -> None:
     assert row(awake).settled_at is not None
     assert alerts.deliver(awake) == 0
     assert len(receiver[0].got) == 1
+
+
+def test_a_receiver_that_never_stops_talking_holds_nobody_up(awake: Awake) -> None:
+    """Its status is the answer: a body without end kept the sender until its job was killed, and it was told anew."""
+    app, talks = FastAPI(), threading.Event()
+
+    def body() -> Iterator[bytes]:
+        while not talks.wait(0.05):
+            yield b"and "
+
+    app.post("/alerts")(lambda: StreamingResponse(body()))
+    with serving(app) as url:
+        with_settings(awake, alert_webhook_url=f"{url}/alerts", alert_webhook_secret=SECRET)
+        raised(awake)
+        sender = threading.Thread(target=alerts.deliver, args=(awake,), daemon=True)
+        sender.start()
+        sender.join(5)
+        hung = sender.is_alive()
+        talks.set()
+        sender.join(5)
+    assert not hung
+    assert row(awake).settled_at is not None
 
 
 def test_without_a_secret_nothing_is_sent(awake: Awake, receiver: tuple[Receiver, str]) -> None:
