@@ -206,6 +206,8 @@ def read_votes(session: Session, rollout: Rollout, *, anchor: Anchor, blue_green
         row for row in voted
         if row.vote_arm in ("challenger", "holdback") and row.holdback > 0 and (row.vote_probability == 1) == blue_green
     ]  # fmt: skip
+    if anchor == "holdback" and units and not any(row.holdback for row in units):
+        anchor = "none"  # HOLDBACK_SHARE is 0: there is nobody to wait for
     units = [row for row in units if _compared(row.arm, row.probability, row.holdback)]
     return Votes(
         y=[row.vote for row in arms],

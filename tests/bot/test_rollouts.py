@@ -6,7 +6,7 @@ from threading import Thread
 
 import pytest
 from factories import LADDER, QUICK, make_version, make_votes
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine, select, update
 from together import in_threads
 
 from bot import rollout_line, rollout_look, rollouts
@@ -16,7 +16,7 @@ from core import registry
 from core.db import get_engine, transaction
 from core.errors import Conflict, NotFound
 from core.rollouts import PRESETS, Decision, Mode, Plan, Stage
-from core.tables import AdapterVersion, Alert, Context, Event, Rollout, RolloutEvent
+from core.tables import AdapterVersion, Alert, Assignment, Context, Event, Rollout, RolloutEvent
 
 BAD, GOOD = {"challenger": 0.4, "control": 0.9}, {"challenger": 0.92, "control": 0.92}
 
@@ -448,3 +448,14 @@ def test_who_waits_to_be_compared_with_what_was_taken_back_leaves_the_line(engin
         assert told is not None
         assert (told.data["version"], told.data["state"]) == (waits, "superseded")
         assert f"{control} is quarantined" in told.data["reason"]
+
+
+@pytest.mark.parametrize(("share", "state"), [(0.0, "promoted"), (0.05, "running")])
+def test_where_nobody_is_held_back_nobody_is_waited_for(
+    engine: Engine, champion: str, share: float, state: str
+) -> None:
+    rollout = begin(engine, new_version(engine), QUICK)
+    with transaction(engine) as session:
+        make_votes(session, rollout.id, 500, **GOOD)
+        session.execute(update(Assignment).values(holdback=share))
+    assert look_and_act(engine).state == state
