@@ -158,6 +158,12 @@ def abort_version(session: Session, name: str, *, actor: str, reason: str = "") 
             return withdrawn
         stops = current(session, version.context)  # it may have begun meanwhile
     if stops is None or stops.version_id != version.id:
+        promoted = _just_promoted(session, version.context)
+        if promoted is not None and promoted.version_id == version.id:
+            raise Conflict(
+                f"{name} was promoted, and the next rollout is compared with it.",
+                "npllm rollout undo takes it back, and ends that rollout.",
+            )
         raise Conflict(f"{name} has no rollout to abort.", "npllm rollout list shows what is active, and who waits.")
     return abort(session, version.context, actor=actor, reason=reason) or stops
 

@@ -459,3 +459,19 @@ def test_where_nobody_is_held_back_nobody_is_waited_for(
         make_votes(session, rollout.id, 500, **GOOD)
         session.execute(update(Assignment).values(holdback=share))
     assert look_and_act(engine).state == state
+
+
+def test_what_was_promoted_a_moment_ago_is_taken_back_by_undo_where_the_next_has_begun(
+    engine: Engine, champion: str
+) -> None:
+    promoted, following = new_version(engine), new_version(engine)
+    begin(engine, promoted)
+    with transaction(engine) as session:
+        rollouts.promote(session, "customers", actor="test", full=True, reason="drill")
+    begin(engine, following)
+    with transaction(engine) as session, pytest.raises(Conflict, match="was promoted") as told:
+        rollouts.abort_version(session, promoted, actor="test")
+    assert "npllm rollout undo" in told.value.next_step
+    with transaction(engine) as session:
+        assert rollouts.undo(session, "customers", actor="test") == champion
+        assert rollouts.current(session, "customers") is None
