@@ -23,7 +23,7 @@ from core.evidence import said
 from core.redact import Redactor
 from core.rollouts import Plan, anchor_weight
 from core.settings import Settings
-from core.tables import Assignment, Context, Message, Rollout, RolloutEvent, now
+from core.tables import AdapterVersion, Assignment, Context, Message, Rollout, RolloutEvent, now
 
 DRIFT = "drift"  # the actor in the audit trail
 LEAST_PAST = 100  # ratings without which "what satisfaction was" is not known
@@ -71,7 +71,10 @@ def freeze(session: Session, row: Context, *, actor: str, reason: str) -> None:
 
 
 def two_arm_evidence(session: Session, context: str, champion_id: Any) -> float | None:
-    """The highest of the two-arm detector since the promotion; None where nobody is held back."""
+    """The highest of the two-arm detector since the champion came to serve; None where no rollout brought it there.
+
+    What undid it once does not undo it again where an operator went back to it since.
+    """
     rollout = session.scalar(
         select(Rollout)
         .where(Rollout.context == context, Rollout.version_id == champion_id, Rollout.state == "promoted")
@@ -80,12 +83,19 @@ def two_arm_evidence(session: Session, context: str, champion_id: Any) -> float 
     )
     if rollout is None:
         return None
+    name = session.get_one(AdapterVersion, champion_id).name
+    returned = session.scalar(
+        select(func.max(RolloutEvent.at)).where(
+            RolloutEvent.context == context, RolloutEvent.rollout_id.is_(None),
+            RolloutEvent.after["champion"].astext == name,
+        )
+    )  # fmt: skip
     a = Assignment
     rows = session.execute(
         select(a.vote, a.vote_arm, a.vote_probability, a.holdback)
         .where(
             a.rollout_id == rollout.id, a.vote.is_not(None), a.vote_stage >= len(rollout.plan["stages"]),
-            a.holdback > 0,
+            a.holdback > 0, *([a.voted_at >= returned] if returned else []),
         )
         .order_by(a.voted_at, a.customer_id)
     ).all()  # fmt: skip

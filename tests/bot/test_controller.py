@@ -296,6 +296,23 @@ class TestDrift:
             assert last is not None
             assert (last.verb, last.actor) == ("undo", "drift")
 
+    def test_an_operator_who_goes_back_to_what_drift_undid_is_not_overruled_by_the_old_ratings(
+        self, awake: Awake
+    ) -> None:
+        _, new, rollout = promoted(awake)
+        with transaction(awake.engine) as session:
+            watched_votes(session, rollout, 700, champion=0.3, holdback=0.8)
+        controller.guard_all(awake)
+        for words in (f"retry {new}", f"undo --to-version {new} --reason 'it was a strike'"):
+            run(awake.engine, words, actor="ana", roles={"ops"})
+        controller.guard_all(awake)
+        assert champion(awake) == new
+        with transaction(awake.engine) as session:  # what people say from now on does
+            session.execute(update(RolloutEvent).values(at=now() - timedelta(hours=1)))
+            watched_votes(session, rollout, 700, champion=0.3, holdback=0.8)
+        controller.guard_all(awake)
+        assert champion(awake) != new
+
     def test_both_arms_falling_is_the_world(self, awake: Awake) -> None:
         _, new, rollout = promoted(awake)
         with transaction(awake.engine) as session:
