@@ -157,6 +157,7 @@ def input_shifts(session: Session, settings: Settings, context: str) -> list[dri
 def _mix(
     session: Session, settings: Settings, context: str, start: datetime, end: datetime
 ) -> Mapping[str, Mapping[str, int]]:
+    mixed = func.md5(func.cast(Message.id, Message.text.type))  # of all the time alike
     redact = Redactor(keep=[settings.assistant_name, settings.business_name])
     asked = session.execute(
         select(Message.language, Message.text)
@@ -164,7 +165,7 @@ def _mix(
             Message.context == context, Message.direction == "in", Message.created_at >= start,
             Message.created_at < end, Message.text != "",
         )
-        .order_by(func.md5(func.cast(Message.id, Message.text.type)))
+        .order_by(mixed)
         .limit(SAMPLE)
     ).all()  # fmt: skip
     found = select(Message.memories[0].astext).where(
@@ -175,7 +176,7 @@ def _mix(
         "language": Counter(str(language) for language, _ in asked),
         "length": Counter(drift.length_of(said) for _, said in asked),
         "redacted": Counter(str(redact(said) != said) for _, said in asked),
-        "topic": Counter(str(passage) for passage in session.scalars(found.limit(SAMPLE))),
+        "topic": Counter(str(passage) for passage in session.scalars(found.order_by(mixed).limit(SAMPLE))),
     }
 
 

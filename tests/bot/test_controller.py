@@ -429,6 +429,19 @@ class TestDrift:
         assert not shifts["redacted"]
 
 
+    def test_topics_are_compared_with_all_of_the_four_weeks(self, awake: Awake) -> None:
+        with transaction(awake.engine) as session:
+            conversation = make_conversation(session)
+            for n in range(1200):  # the second half of the time is about something else, as today is
+                ago = timedelta(days=20 if n < 600 else 5)
+                make_answer(session, conversation, memories=["beds" if n < 600 else "sofas"], ago=ago)
+            for n in range(100):
+                make_answer(session, conversation, memories=["beds" if n % 2 else "sofas"])
+        with transaction(awake.engine) as session:
+            shifts = {shift.trait: shift.shifted for shift in watch.input_shifts(session, awake.settings, "customers")}
+        assert not shifts["topic"]
+
+
 def test_a_paused_rollout_goes_on_being_counted(awake: Awake, model: ScriptedModel) -> None:
     prepare(awake, model)
     with transaction(awake.engine) as session:
