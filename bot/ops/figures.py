@@ -131,11 +131,14 @@ def rollout_view(session: Session, context: str) -> RolloutView | None:
     return None if rollout is None else view_of(session, rollout)
 
 
-def view_of(session: Session, rollout: Rollout) -> RolloutView:
-    """One rollout, with its evidence now."""
+def view_of(session: Session, rollout: Rollout, *, trail_limit: int | None = 20) -> RolloutView:
+    """One rollout, with its evidence now and the newest of its audit trail (None: all of it)."""
     against = session.get(AdapterVersion, rollout.against_id) if rollout.against_id else None
     trail = session.scalars(
-        select(RolloutEvent).where(RolloutEvent.rollout_id == rollout.id).order_by(RolloutEvent.id.desc()).limit(20)
+        select(RolloutEvent)
+        .where(RolloutEvent.rollout_id == rollout.id)
+        .order_by(RolloutEvent.id.desc())
+        .limit(trail_limit)
     )
     waiting = rollouts.waiting(session, rollout.context)
     version = session.get_one(AdapterVersion, rollout.version_id)

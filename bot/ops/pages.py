@@ -36,7 +36,7 @@ def ops_pages(settings: Settings, engine: Engine, login: Login) -> APIRouter:
             found = session.get(Rollout, rollout_id)
             if found is None:
                 raise NotFound("There is no such rollout.", "/ops shows the latest of each context.")
-            view = view_of(session, found)
+            view = view_of(session, found, trail_limit=None)
             picture = draw(view.plan, rollout_look.votes_of(session, found))
             facts: dict[str, Any] = {
                 "view": view,

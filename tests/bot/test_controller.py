@@ -428,7 +428,6 @@ class TestDrift:
         assert shifts["length"]
         assert not shifts["redacted"]
 
-
     def test_topics_are_compared_with_all_of_the_four_weeks(self, awake: Awake) -> None:
         with transaction(awake.engine) as session:
             conversation = make_conversation(session)

@@ -143,6 +143,16 @@ def test_who_stopped_it_and_why_stands_there(settings: Settings, client: TestCli
     assert f"Held by drift: {shift} `npllm rollout resume` ends that." in said
 
 
+def test_the_audit_trail_is_whole(settings: Settings, client: TestClient) -> None:
+    rollout = story(settings, harm=False)
+    for number in range(60):
+        with transaction(get_engine(str(settings.database_url))) as session:
+            rollouts.set_weight(session, "customers", 0.3 + number / 1000, actor="ana", reason=f"try {number}.")
+    text = client.get(f"/ops/rollouts/{rollout.id}").text
+    assert "a new price list" in text
+    assert all(f"try {number}." in text for number in range(60))
+
+
 def test_an_unknown_one_is_not_found(client: TestClient) -> None:
     assert client.get(f"/ops/rollouts/{new_id()}").status_code == 404
 
