@@ -139,6 +139,13 @@ def read_plan(text: str) -> Plan:
         plan = replace(plan, historic=_number(data["historic"], "historic", 1, 99) / 100)
     if "anchorMargin" in data:
         plan = replace(plan, anchor_margin=_number(data["anchorMargin"], "anchorMargin", 0.1, 50) / 100)
+    least = sum(stage.hold_seconds for stage in stages) / HOUR
+    if least >= plan.expires_hours:
+        raise BadInput(
+            f"expires: the steps take at least {least:g} hours, and after {plan.expires_hours:g} it is held: it would"
+            " never reach all traffic.",
+            "Shorten the pauses, or give it longer: expires: 14d",
+        )
     if mode != "canary" and len(stages) > 1:
         raise BadInput(f"mode: {mode} has one step, not {len(stages)}.", "Keep one setWeight, or choose canary.")
     if mode == "blue-green" and stages[0].weight != 1:

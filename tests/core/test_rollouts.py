@@ -516,6 +516,11 @@ class TestPlans:
             ("steps: [{setWeight: 50, analysis: []}]", "Step 1.*analysis"),
             ("steps: [{setWeight: 50, pause: {duration: 5w}}]", "Step 1.*duration is '5w'.*1h30m"),
             ("steps: [{setWeight: 50, pause: {duration: 9000d}}]", "Step 1.*duration.*365d"),
+            (
+                "steps: [{setWeight: 5, pause: {duration: 4d}}, {setWeight: 50, pause: {duration: 3d}}]",
+                "expires: the steps take at least 168 hours, and after 168 it is held",
+            ),
+            ("expires: 1h\nsteps: [{setWeight: 50}]", "expires: the steps take at least 6 hours"),
         ],
     )
     def test_every_error_names_the_key(self, text: str, names: str) -> None:
