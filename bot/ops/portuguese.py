@@ -113,6 +113,8 @@ REMARKS = {
     "promoted by hand": "promovida à mão",
     "it serves already": "ela já atende",
     "{w} is newer": "{w} é mais nova",
+    "{w} is quarantined": "{w} está em quarentena",
+    "{w} is quarantined.": "{w} está em quarentena.",
     "withdrawn by {w}": "retirada da fila por {w}",
     # bot/handover.py, bot/handover_pages.py, bot/review/queue.py: what could not be done, and what now
     "This conversation was given back to the bot.": "Esta conversa já foi devolvida ao bot.",

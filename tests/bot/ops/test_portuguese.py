@@ -98,6 +98,8 @@ def test_every_decision_on_odd_figures() -> None:
         ("Smoke and shadow checks failed: It said nothing.",
          "As verificações de teste e de sombra falharam: Ela não disse nada."),
         ("v0007 is newer", "v0007 é mais nova"),
+        ("v0007 is quarantined", "v0007 está em quarentena"),
+        ("v0007 is quarantined.", "v0007 está em quarentena."),
         ("the one of marketing is newer", "the one of marketing is newer"),
         ("porque a Ana pediu", "porque a Ana pediu"),
         ("", ""),
