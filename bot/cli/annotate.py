@@ -2,7 +2,7 @@
 
 import click
 
-from bot.cli.common import as_json_option, print_json, print_table, session, settings, whoami
+from bot.cli.common import as_json_option, print_json, print_table, session, settings, shown, whoami
 from bot.review import queue
 
 
@@ -41,8 +41,8 @@ def next_(reviewer: str | None, context: str | None, as_json: bool) -> None:
     else:
         click.echo(f"{found['id']}  ({found['reason']}, {found['version']})")
         for asked, answered in found["history"]:
-            click.echo(f"  … {asked}\n    {answered}")
-        click.echo(f"  ? {found['question']}\n  ! {found['answer']}")
+            click.echo(shown(f"  … {asked}\n    {answered}"))
+        click.echo(shown(f"  ? {found['question']}\n  ! {found['answer']}"))
         for passage in found["passages"] or []:
             click.echo(f"    - {passage}")
     if found is None:

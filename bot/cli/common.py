@@ -2,6 +2,7 @@
 
 import getpass
 import json
+import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import click
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 from sqlalchemy.orm import Session
 
 from bot.wiring import need_database
@@ -43,12 +45,20 @@ def print_json(data: Any) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, empty: str = "Nothing yet.") -> None:
+    """Cells are what people wrote: no markup. Ids stay whole however narrow the terminal: the next command needs them."""
     if not rows:
         click.echo(empty)
         return
+    cells = [["–" if value is None else shown(str(value)) for value in row] for row in rows]
     table = Table(box=None, pad_edge=False)
-    for column in columns:
-        table.add_column(column)
-    for row in rows:
-        table.add_row(*("–" if value is None else str(value) for value in row))
-    Console().print(table)
+    for number, column in enumerate(columns):
+        whole = max(len(row[number]) for row in cells) if column == "id" else None
+        table.add_column(column, overflow="fold", min_width=whole)
+    for row in cells:
+        table.add_row(*(Text(cell) for cell in row))
+    Console().print(table, crop=False)
+
+
+def shown(text: str) -> str:
+    """A text that somebody wrote, without what would steer a terminal."""
+    return "".join(c if c in "\n\t" or unicodedata.category(c) != "Cc" else "�" for c in text)

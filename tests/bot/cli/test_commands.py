@@ -9,7 +9,7 @@ import httpx
 import pytest
 from factories import make_adapter, make_answer, make_version
 from servers import ScriptedModel
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine, select, update
 
 from bot.cli import COMMANDS
 from core import events
@@ -106,6 +106,20 @@ class TestAnnotate:
     def test_read_by_a_person(self, console: Console, items: list[str]) -> None:
         assert "Pergunta 0?" in console.ok("annotate", "list")
         assert "? Pergunta 0?" in console.ok("annotate", "next")
+
+    @pytest.mark.parametrize("width", ["40", "80"])
+    def test_ids_are_whole_and_words_are_no_markup(
+        self, console: Console, engine: Engine, items: list[str], monkeypatch: pytest.MonkeyPatch, width: str
+    ) -> None:
+        monkeypatch.setenv("COLUMNS", width)
+        with transaction(engine) as session:
+            session.execute(update(AnnotationItem).values(question="[/b] [x] \x1b[2J", answer="sim"))
+        listed = console.ok("annotate", "list")
+        assert all(id in listed for id in items)
+        assert "[/b]" in listed
+        assert "\x1b" not in listed
+        claimed = console.ok("annotate", "next")
+        assert "? [/b] [x] �[2J" in claimed
 
     def test_what_is_refused(self, console: Console, items: list[str]) -> None:
         console.ok("annotate", "next", "--reviewer", "ugo")
