@@ -25,6 +25,7 @@ def list_(since: int, limit: int | None, as_json: bool) -> None:
                 facts = " ".join(
                     f"{key}={value}" for key, value in event["data"].items() if value not in (None, [], {})
                 )
+                talk = f"conversation={event['conversation']} " if event["conversation"] else ""
                 click.echo(
-                    f"{event['id']:>6}  {event['at'][:19]}  {event['type']:<24} {event['channel'] or ''}  {facts}"
+                    f"{event['id']:>6}  {event['at'][:19]}  {event['type']:<24} {event['channel'] or ''}  {talk}{facts}"
                 )

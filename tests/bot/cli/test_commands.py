@@ -154,6 +154,13 @@ class TestEvents:
         assert json.loads(later)["id"] == lines[1]["id"]
         assert "learning.triggered" in console.ok("events", "list")
 
+    def test_a_conversation_is_named_as_other_commands_want_it(self, console: Console, engine: Engine) -> None:
+        with transaction(engine) as session:
+            talk = make_answer(session).conversation_id
+            events.record(session, "reply.sent", context="customers", conversation=talk)
+        assert f"conversation={talk}" in console.ok("events", "list")
+        assert console.ok("handover", "start", str(talk)).strip()
+
     def test_nothing_yet(self, console: Console) -> None:
         assert console.ok("events", "list", "--json") == ""
 
