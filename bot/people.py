@@ -236,4 +236,4 @@ def set_audience(session: Session, name: str, audience: Audience) -> None:
         .values(audience=audience)
     )
     if changed.rowcount == 0:  # type: ignore[attr-defined]
-        raise NotFound("Nobody is known by that.", "Give a phone (+55…), or an id from `npllm events list`.")
+        raise NotFound("Nobody is known by that.", "Give their phone (+55…), a vendor's id of them, or their id here.")
