@@ -68,10 +68,16 @@ def rehearse(context: str, as_json: bool) -> None:
     if as_json:
         print_json(found)
         return
-    print_table(("step of the funnel", "answers"), list(found["funnel"].items()), empty="Nothing is new.")
+    print_table(("step of the funnel", "answers"), in_order(found["funnel"]), empty="Nothing is new.")
     print_table(("topic", "examples"), list(found["topics"].items()), empty="")
     for example in found["examples"]:
         click.echo(f"\n[{example['source']}, {example['split']}] {example['question']}\n  → {example['answer']}")
+
+
+def in_order(funnel: dict[str, int]) -> list[tuple[str, int]]:
+    """From what was considered to what is left of it; the ledger (jsonb) keeps no order."""
+    places = {"considered": 0, "learned": 2, "held out": 3}
+    return sorted(funnel.items(), key=lambda step: (places.get(step[0], 1), step[0]))
 
 
 def ask(context: str, wait: bool, as_json: bool, **options: Any) -> None:
@@ -144,7 +150,7 @@ def history(run_id: str | None, context: str, as_json: bool) -> None:
         print_table(("id", "night", "state", "learned", "version", "reasons"), rows, empty="No night yet.")
     else:
         click.echo(sentence(runs[0]))
-        print_table(("step of the funnel", "answers"), list(runs[0]["funnel"].items()))
+        print_table(("step of the funnel", "answers"), in_order(runs[0]["funnel"]))
 
 
 def follow(run_id: uuid.UUID, *, quiet: bool = False, limit: float = 6 * 3600) -> dict:
@@ -189,7 +195,7 @@ def sentence(facts: dict) -> str:
     line = f"{facts['context']} {facts['night']}: {facts['state']}"
     if facts["state"] == "running":
         line += f", {p.get('stage', facts['stage'])}"
-        if p.get("step"):
+        if p.get("step") and p.get("stage", "train") == "train":
             line += f" step {p['step']}/{p['steps']}, loss {p['loss']}, {p.get('seconds_left', 0):.0f} s left"
     if p.get("retention") is not None and facts["state"] in OVER:
         line += f", gain {p['gain']:+.3f} nats, retention {p['retention']:.1%}"

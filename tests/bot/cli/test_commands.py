@@ -21,6 +21,8 @@ from integrations.redis.queue import connect, queue
 
 Console = Any
 
+FUNNEL = {"considered": 9, "dropped: no consent": 3, "dropped: person's share": 1, "learned": 3, "held out": 2}
+
 
 class TestHelp:
     def test_it_lists_every_command_and_starts_nothing(self, console: Console) -> None:
@@ -179,11 +181,22 @@ class TestSleep:
         run = console.data("sleep", "now")["run"]
         with transaction(engine) as session:
             night = session.get_one(ConsolidationRun, uuid.UUID(run))
-            night.state, night.funnel, night.reasons = "refused", {"considered": 9, "learned": 3}, ["too few"]
-        assert console.data("sleep", "history", run)["funnel"] == {"considered": 9, "learned": 3}
+            night.state, night.funnel, night.reasons = "refused", dict(FUNNEL), ["too few"]
+        assert console.data("sleep", "history", run)["funnel"] == FUNNEL
         shown = console.ok("sleep", "history", run)
         assert "too few" in shown
-        assert "considered" in shown
+        assert sorted(FUNNEL, key=shown.index) == list(FUNNEL)
+
+    def test_what_is_left_is_told_while_it_trains(self, console: Console, engine: Engine) -> None:
+        run = console.data("sleep", "now")["run"]
+        for stage, told in (("train", True), ("evaluate", False)):
+            with transaction(engine) as session:
+                night = session.get_one(ConsolidationRun, uuid.UUID(run))
+                night.state = "running"
+                night.progress = {"stage": stage, "step": 4, "steps": 4, "loss": 0.7, "seconds_left": 0}
+            shown = console.ok("sleep", "status")
+            assert stage in shown
+            assert ("s left" in shown) is told
 
     def test_what_is_refused(self, console: Console) -> None:
         console.fails("sleep", "now", "--context", "nobody")
