@@ -60,7 +60,10 @@ def show(version: str, as_json: bool) -> None:
     m = facts["manifest"]
     click.echo(f"{facts['name']}: {facts['state']}, from {facts['source']}, parent {m.get('parent') or 'none'}")
     click.echo(f"  base      {m['base']['model']} {m['base']['revision']}")
-    click.echo(f"  learned   {m.get('counts')} with {m.get('strategy')}, seed {m.get('seed')}")
+    counts = m.get("counts") or {"generated": m.get("generated", 0)}
+    told = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counts.items())
+    seed = f", seed {m['seed']}" if "seed" in m else ""
+    click.echo(f"  learned   {told} with {m.get('strategy', 'no strategy named')}{seed}")
     click.echo(f"  examples  {len(m.get('examples', []))} of its own, {len(m.get('inherited_examples', []))} inherited")
     for name, file in m["files"].items():
         click.echo(f"  {name}  {file['bytes']} bytes  {file['sha256'][:16]}")

@@ -221,7 +221,9 @@ class TestAdapters:
         assert shown["manifest"]["base"]["model"] == "tiny"
         assert console.ok("adapters", "verify") == f"{version.name}: fine\n"
         assert "champion" in console.ok("adapters", "list")
-        assert "tiny" in console.ok("adapters", "show", version.name)
+        shown = console.ok("adapters", "show", version.name)
+        assert "tiny" in shown
+        assert "None" not in shown
 
     def test_changed_bytes_are_found(self, console: Console, version: AdapterVersion, tmp_path: Path) -> None:
         (weights,) = (tmp_path / "data" / "adapters").rglob("*.safetensors")
