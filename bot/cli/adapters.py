@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from bot.cli.common import as_json_option, print_json, print_table, session, settings, whoami
+from bot.cli.common import as_json_option, check_context, print_json, print_table, session, settings, whoami
 from bot.models import main_server
 from core import artifacts, registry
 from core.errors import BadInput, ModelUnavailable, NpllmError
@@ -26,6 +26,7 @@ def adapters() -> None:
 def list_(context: str | None, as_json: bool) -> None:
     """All versions; the champion of each context is marked."""
     with session() as db:
+        check_context(db, context)
         versions = registry.all_versions(db, context)
         champions = {v.id for v in versions if (c := registry.champion(db, v.context)) and c.id == v.id}
         found = [describe(version) | {"champion": version.id in champions} for version in versions]

@@ -2,7 +2,7 @@
 
 import click
 
-from bot.cli.common import as_json_option, print_json, print_table, session, settings, shown, whoami
+from bot.cli.common import as_json_option, check_context, print_json, print_table, session, settings, shown, whoami
 from bot.review import queue
 
 
@@ -17,6 +17,7 @@ def annotate() -> None:
 def list_(context: str | None, as_json: bool) -> None:
     """All open items, the most urgent first."""
     with session() as db:
+        check_context(db, context)
         items = [queue.as_json(item) for item in queue.open_items(db, context)]
     if as_json:
         print_json(items)
@@ -32,6 +33,7 @@ def list_(context: str | None, as_json: bool) -> None:
 def next_(reviewer: str | None, context: str | None, as_json: bool) -> None:
     """Claim one more item."""
     with session() as db:
+        check_context(db, context)
         item = queue.claim_next(db, reviewer or whoami(), settings(), context)
         found = queue.as_json(item) if item else None
     if as_json:

@@ -14,6 +14,7 @@ from rich.text import Text
 from sqlalchemy.orm import Session
 
 from bot.wiring import need_database
+from core import registry
 from core.db import get_engine, transaction
 from core.settings import Settings, get_settings
 
@@ -26,6 +27,12 @@ def session() -> Iterator[Session]:
     """A transaction on the running system's database."""
     with transaction(get_engine(need_database(get_settings()), pool_size=2)) as opened:
         yield opened
+
+
+def check_context(db: Session, context: str | None) -> None:
+    """A list of a context that does not exist would be empty, and look like good news."""
+    if context is not None:
+        registry.get_context(db, context)
 
 
 def settings() -> Settings:

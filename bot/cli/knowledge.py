@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from bot.cli.common import as_json_option, context_option, print_json, print_table, session, settings
+from bot.cli.common import as_json_option, check_context, context_option, print_json, print_table, session, settings
 from bot.recall import embed, language_of
 from bot.seed import embed_knowledge
 from core import knowledge as store
@@ -48,6 +48,7 @@ def add(source: str, context: str, title: str, language: str | None, as_json: bo
 def list_(context: str, limit: int, as_json: bool) -> None:
     """The passages of a context, oldest first."""
     with session() as db:
+        check_context(db, context)
         found = store.list_passages(db, context, limit=limit)
     if as_json:
         print_json([{"id": str(p.id), "language": p.language, "title": p.title, "text": p.text} for p in found])
@@ -65,6 +66,7 @@ def search(question: str, context: str, limit: int, as_json: bool) -> None:
     client = embeddings_of(settings())
     vector = embed(client, question)
     with session() as db:
+        check_context(db, context)
         hits = store.search(
             db, context=context, question=question, language=language_of(question, settings().language),
             query_vector=vector, model=client.name if client else None, limit=limit,

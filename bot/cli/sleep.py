@@ -124,6 +124,7 @@ def history(run_id: str | None, context: str, as_json: bool) -> None:
     """Earlier nights; with an id, one night's funnel: what was considered, and why it was not learned."""
     with session() as db:
         if run_id is None:
+            registry.get_context(db, context)
             query = select(ConsolidationRun).where(ConsolidationRun.context == context)
             runs = [describe(run) for run in db.scalars(query.order_by(ConsolidationRun.created_at.desc()).limit(50))]
         else:

@@ -33,6 +33,13 @@ class TestHelp:
     def test_each_command_explains_itself(self, console: Console, name: str) -> None:
         assert f"Usage: main {name}" in console.ok(name, "--help")
 
+    @pytest.mark.parametrize(
+        "words",
+        ["annotate list", "annotate next", "adapters list", "knowledge list", "knowledge search q", "sleep history"],
+    )
+    def test_a_context_that_does_not_exist_is_not_an_empty_list(self, console: Console, words: str) -> None:
+        assert "There is no context 'nope'." in console.fails(*words.split(), "--context", "nope")
+
     def test_a_command_that_does_not_exist(self, console: Console) -> None:
         assert console("slep").exit_code == 2
 
