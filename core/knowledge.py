@@ -191,7 +191,9 @@ def erase(session: Session, id: UUID) -> None:
     vectors.drop(session, id)
 
 
-def list_passages(session: Session, context: str, *, limit: int = 100, after: UUID | None = None) -> list[Passage]:
+def list_passages(
+    session: Session, context: str, *, limit: int | None = None, after: UUID | None = None
+) -> list[Passage]:
     """The passages of a context, oldest first; `after` is the last id of the page before."""
     rows = session.execute(
         _sql(

@@ -43,9 +43,9 @@ def add(source: str, context: str, title: str, language: str | None, as_json: bo
 
 @knowledge.command("list")
 @context_option
-@click.option("--limit", type=click.IntRange(1), default=100, show_default=True)
+@click.option("--limit", type=click.IntRange(1), default=None, help="Default: all of them.")
 @as_json_option
-def list_(context: str, limit: int, as_json: bool) -> None:
+def list_(context: str, limit: int | None, as_json: bool) -> None:
     """The passages of a context, oldest first."""
     with session() as db:
         check_context(db, context)

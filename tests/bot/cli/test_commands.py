@@ -14,6 +14,7 @@ from sqlalchemy import Engine, select, update
 from bot.cli import COMMANDS
 from core import events
 from core.db import transaction
+from core.knowledge import add
 from core.registry import FolderStore
 from core.settings import Settings
 from core.tables import AdapterVersion, AnnotationItem, ConsolidationRun
@@ -57,6 +58,12 @@ class TestKnowledge:
         console.ok("knowledge", "remove", id)
         assert console.data("knowledge", "search", "o frete para São Paulo é grátis?") == []
         assert console.ok("knowledge", "list").strip() == "Nothing yet."
+
+    def test_the_newest_is_in_the_list_however_many_there_are(self, console: Console, engine: Engine) -> None:
+        with transaction(engine) as session:
+            for number in range(101):
+                add(session, context="customers", language="pt", text=f"Passagem {number}.")
+        assert console.data("knowledge", "list")[-1]["text"] == "Passagem 100."
 
     def test_from_standard_input(self, console: Console) -> None:
         assert (
