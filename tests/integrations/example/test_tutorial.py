@@ -1,7 +1,12 @@
 """docs/tutorials/new-integration.md names files and lines to touch: they are where it says."""
 
+import ast
 import re
 from pathlib import Path
+
+from sqlalchemy import CheckConstraint
+
+from core.tables import Base
 
 ROOT = Path(__file__).parents[3]
 PAGE = (ROOT / "docs/tutorials/new-integration.md").read_text()
@@ -27,6 +32,18 @@ def test_the_route_uses_what_the_doors_have() -> None:
     hooks = (ROOT / "bot/hooks.py").read_text()
     for word in ("closed(", "read_body(request, ", "intake.store(", "PlainTextResponse("):
         assert word in PAGE and word in hooks
+
+
+def test_the_migration_changes_every_table_that_checks_the_channel() -> None:
+    checked = {
+        table.name
+        for table in Base.metadata.tables.values()
+        for rule in table.constraints
+        if isinstance(rule, CheckConstraint) and str(rule.sqltext).startswith("channel IN")
+    }
+    named = re.search(r"for table in (\(.*\)):", PAGE)
+    assert named
+    assert set(ast.literal_eval(named[1])) == checked
 
 
 def test_the_toy_is_wired_into_nothing() -> None:
