@@ -52,7 +52,7 @@ def print_json(data: Any) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, empty: str = "Nothing yet.") -> None:
-    """Cells are what people wrote: no markup. Ids stay whole however narrow the terminal: the next command needs them."""
+    """Cells are what people wrote: no markup. Ids stay whole in a narrow terminal: the next command needs them."""
     if not rows:
         click.echo(empty)
         return
