@@ -2,7 +2,7 @@
 
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -30,6 +30,7 @@ from core.settings import Settings, get_settings
 
 log = logging.getLogger(__name__)
 
+TEAM = ("/ops", "/review", "/handover")
 DOORS = "The doors are /hooks/twilio, /hooks/meta, /hooks/slack, /chat, /review, /handover and /ops."
 
 
@@ -74,34 +75,49 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         return page(request, "chat.html", business=settings.business_name, language=settings.language, asked=asked)
 
     @app.exception_handler(NpllmError)
-    async def expected(request: Request, error: NpllmError) -> JSONResponse:
+    async def expected(request: Request, error: NpllmError) -> Response:
         if error.status >= 500:
             log.warning("%s %s: %s", request.method, request.url.path, error)
         wait = getattr(error, "retry_after", None) or (5 if error.status == 503 else None)
         headers = {"Retry-After": f"{wait:.0f}"} if wait else {}
         body = {"error": error.message, "next_step": error.next_step}
-        return JSONResponse(body, status_code=error.status, headers=headers)
+        return refused(request, body, error.status, headers)
 
     @app.exception_handler(HTTPException)
-    async def no_such_door(request: Request, error: HTTPException) -> JSONResponse:
+    async def no_such_door(request: Request, error: HTTPException) -> Response:
         body = {"error": f"{request.method} {request.url.path}: {error.detail}.", "next_step": DOORS}
-        return JSONResponse(body, status_code=error.status_code, headers=error.headers)
+        return refused(request, body, error.status_code, error.headers)
 
     @app.exception_handler(RequestValidationError)
-    async def not_as_expected(request: Request, error: RequestValidationError) -> JSONResponse:
+    async def not_as_expected(request: Request, error: RequestValidationError) -> Response:
         # What was typed is not repeated: it may be a password.
         problems = "; ".join(f"{problem['loc'][-1]}: {problem['msg']}" for problem in error.errors())
         body = {"error": f"This cannot be read: {problems}.", "next_step": "Send what the page itself sends."}
-        return JSONResponse(body, status_code=422)
+        return refused(request, body, 422)
 
     @app.exception_handler(LogInFirst)
     async def log_in_first(request: Request, error: LogInFirst) -> Response:
         return RedirectResponse(f"/login?next={error.target}", status_code=303)
 
     @app.exception_handler(SQLAlchemyError)
-    async def ledger_away(request: Request, error: SQLAlchemyError) -> JSONResponse:
+    async def ledger_away(request: Request, error: SQLAlchemyError) -> Response:
         log.error("%s %s: %s", request.method, request.url.path, error)
         body = {"error": "The ledger does not answer.", "next_step": "Look at `npllm status`."}
-        return JSONResponse(body, status_code=503, headers={"Retry-After": "5"})
+        return refused(request, body, 503, {"Retry-After": "5"})
 
     return app
+
+
+def refused(request: Request, body: dict[str, str], status: int, headers: Mapping[str, str] | None = None) -> Response:
+    """As JSON; to a person of the team who followed a link, as a page in its language."""
+    if (
+        request.method == "GET"
+        and request.url.path.startswith(TEAM)
+        and "text/html" in request.headers.get("accept", "")
+    ):
+        if status in (404, 422) and not body["error"].startswith("There is no"):
+            body = {"error": "There is nothing at this address.", "next_step": "Open /ops, /review or /handover."}
+        answer: Response = page(request, "problem.html", status=status, **body)
+        answer.headers.update(headers or {})
+        return answer
+    return JSONResponse(body, status_code=status, headers=headers)

@@ -137,6 +137,15 @@ REMARKS = {
     "This item is already done.": "Este item já foi feito.",
     "Take the next one.": "Pegue o próximo.",
     "{who} is working on this item.": "{who} está cuidando deste item.",
+    # bot/app.py, bot/ops/pages.py: what a link leads to no more
+    "There is nothing at this address.": "Não há nada neste endereço.",
+    "Open /ops, /review or /handover.": "Abra /ops, /review ou /handover.",
+    "There is no such rollout.": "Não existe esse lançamento.",
+    "/ops shows the latest of each context.": "Em /ops está o mais recente de cada contexto.",
+    "There is no handover {who}.": "Não existe o atendimento {who}.",
+    "Open /handover: it lists those that wait.": "Abra /handover: lá estão os que esperam.",
+    "The ledger does not answer.": "O livro-razão não responde.",
+    "Look at `npllm status`.": "Veja `npllm status`.",
 }
 _AGES = {
     "from the starter": "com o adaptador inicial", "last night": "na noite passada",

@@ -3,6 +3,7 @@
 `pytest tests/bot/ops/test_pages.py --screenshots docs/images` writes the README's picture anew.
 """
 
+import uuid
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -171,6 +172,18 @@ class TestPage:
             "retenção de 91,3 %",
         ):
             assert shown in page
+
+    def test_a_link_that_leads_nowhere_is_a_page_for_people_and_json_for_machines(self, client: TestClient) -> None:
+        nothing = uuid.uuid4()
+        for path, said, status in (
+            (f"/ops/rollouts/{nothing}", "Não existe esse lançamento.", 404),
+            (f"/handover/{nothing}", f"Não existe o atendimento {nothing}.", 404),
+            ("/ops/rollouts/x", "Não há nada neste endereço.", 422),
+            ("/ops/nothing", "Não há nada neste endereço.", 404),
+        ):
+            shown = client.get(path, headers={"accept": "text/html,*/*"})
+            assert (shown.status_code, said in shown.text) == (status, True), shown.text
+            assert client.get(path).json()["error"]
 
     def test_no_name_nor_word_of_a_customer(self, client: TestClient, engine: Engine) -> None:
         with transaction(engine) as session:
