@@ -391,20 +391,23 @@ def _row(one: Considered, run_id: uuid.UUID) -> dict[str, Any]:
 
 
 def _held_out(rows: Sequence[dict[str, Any]], conversations: Mapping[uuid.UUID, str]) -> list[dict[str, Any]]:
-    """A fifth of the night's conversations, at least two rows of ten or more, drawn by a hash of the conversation.
+    """A fifth of the night, at least two rows of ten or more: conversations drawn by their hash.
 
-    Whole conversations: two turns of one conversation, one of them trained on, would measure memory.
+    Whole ones: two turns of one conversation, one of them trained on, would measure memory. Only a conversation that is
+    larger than the fifth, where smaller ones do not fill it, gives its last turns and no more: one person who tries the
+    bot out in one long talk would hold out all that there is to learn.
     """
     groups: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         groups.setdefault(conversations[row["message_id"]], []).append(row)
-    order = sorted(groups, key=lambda group: hashlib.sha256(group.encode()).hexdigest())
     wanted = len(rows) // 5 if len(rows) >= 10 else 0
+    drawn = sorted(groups, key=lambda group: (len(groups[group]) > wanted, hashlib.sha256(group.encode()).hexdigest()))
     held: list[dict[str, Any]] = []
-    for group in order:
-        if len(held) >= wanted:
+    for group in drawn:
+        if (missing := wanted - len(held)) <= 0:
             break
-        held += groups[group]
+        turns = sorted(groups[group], key=lambda row: row["message_id"])
+        held += turns if len(turns) <= wanted else turns[-missing:]
     return held
 
 

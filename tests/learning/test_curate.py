@@ -268,6 +268,34 @@ def test_a_fifth_is_held_out_by_whole_conversations(engine: Engine, count: int, 
     assert {row.split for row in rows} <= {"train", "holdout"}
 
 
+def test_of_one_long_talk_the_last_turns_are_held_out(engine: Engine) -> None:
+    """Whole, it would leave nothing to learn."""
+
+    def make(session: Session) -> None:
+        talk = nights.conversation(session)
+        for i in range(15):
+            nights.review(session, nights.turn(session, talk, f"Pergunta {i}?", f"Resposta {i}."), "approve")
+
+    day(engine, make)
+    funnel, rows = curated(engine)
+    assert (funnel["learned"], funnel["held out"]) == (12, 3)
+    assert {row.answer for row in rows if row.split == "holdout"} == {f"Resposta {i}." for i in (12, 13, 14)}
+
+
+def test_a_talk_larger_than_a_fifth_is_trained_on_where_small_ones_suffice(engine: Engine) -> None:
+    def make(session: Session) -> None:
+        talk = nights.conversation(session)
+        for i in range(12):
+            nights.review(session, nights.turn(session, talk, f"Pergunta {i}?", f"Resposta {i}."), "approve")
+        nights.a_day(session, 8)
+
+    day(engine, make)
+    _, rows = curated(engine)
+    held = [row.answer for row in rows if row.split == "holdout"]
+    assert len(held) == 4
+    assert not [answer for answer in held if answer.startswith("Resposta")]
+
+
 def liked(session: Session, question: str, answer: str, *, talk: Conversation | None = None) -> None:
     nights.react(session, nights.turn(session, talk or nights.conversation(session), question, answer), 1.0)
 
