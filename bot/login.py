@@ -1,24 +1,31 @@
 """Who may look at /review and /ops: a local log-in with the operator's password.
 
 The reviewer's name goes into the signed cookie and onto every annotation. Without OPERATOR_PASSWORD the pages
-are closed.
+are closed; with another one, whoever was logged in has to log in again.
 """
 
 import hmac
+import math
 import re
+import time
 from typing import Annotated
 
 from fastapi import APIRouter, Form, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from itsdangerous import BadSignature, URLSafeTimedSerializer
+from limits import parse
+from limits.storage import MemoryStorage
+from limits.strategies import MovingWindowRateLimiter
 
 from bot.hooks import closed
 from bot.pages import page
-from core.errors import NotAllowed
+from bot.visitors import network
+from core.errors import NotAllowed, TooMany
 from core.settings import Settings
 
 COOKIE = "npllm_operator"
 LASTS = 12 * 3600  # seconds
+GUESSES = parse("10/10 minutes")  # wrong passwords of one address, in each web process
 _NAME = re.compile(r"[\w .@-]{1,60}")
 
 
@@ -35,7 +42,10 @@ class Login:
     def __init__(self, settings: Settings) -> None:
         self.password = settings.operator_password
         secret = settings.session_secret
-        self.signer = URLSafeTimedSerializer(secret.get_secret_value(), salt="operator") if secret else None
+        salt = f"operator {self.password.get_secret_value() if self.password else ''}"
+        self.signer = URLSafeTimedSerializer(secret.get_secret_value(), salt=salt) if secret else None
+        self.secure = (settings.public_base_url or "").startswith("https://")
+        self.wrong = MovingWindowRateLimiter(MemoryStorage())
 
     def require(self, request: Request) -> str:
         """The name of who is logged in.
@@ -75,16 +85,28 @@ class Login:
         ) -> Response:
             if self.signer is None or self.password is None:
                 raise closed("operator's", "OPERATOR_PASSWORD and SESSION_SECRET")
+            address = network(request.client.host if request.client else "")
+            self._let_guess(address)
             right = hmac.compare_digest(password.encode(), self.password.get_secret_value().encode())
             if not right or not _NAME.fullmatch(name.strip()):
+                self.wrong.hit(GUESSES, address)
                 return page(request, "login.html", status=401, next=_local(next), wrong=True)
             response = RedirectResponse(_local(next), status_code=303)
             response.set_cookie(
-                COOKIE, str(self.signer.dumps(name.strip())), max_age=LASTS, httponly=True, samesite="strict"
-            )
+                COOKIE, str(self.signer.dumps(name.strip())), max_age=LASTS, httponly=True, samesite="strict",
+                secure=self.secure,
+            )  # fmt: skip
             return response
 
         return router
+
+    def _let_guess(self, address: str) -> None:
+        """Raises:
+        TooMany: this address was wrong too often; the right password has to wait too, or it would be told apart.
+        """
+        if not self.wrong.test(GUESSES, address):
+            wait = max(1, math.ceil(self.wrong.get_window_stats(GUESSES, address).reset_time - time.time()))
+            raise TooMany("Too many wrong passwords.", f"Try again in {wait} seconds.", retry_after=wait)
 
 
 def _local(target: str) -> str:

@@ -4,9 +4,10 @@ from collections.abc import Iterator
 
 import pytest
 from fastapi.testclient import TestClient
+from pydantic import SecretStr
 
 from bot.app import create_app
-from bot.login import COOKIE
+from bot.login import COOKIE, GUESSES
 from core.settings import Settings
 
 PASSWORD = "operator-password"
@@ -68,6 +69,31 @@ def test_the_cookie_is_for_our_pages_alone(client: TestClient) -> None:
     kept = answer.headers["set-cookie"].lower()
     assert "httponly" in kept
     assert "samesite=strict" in kept
+
+
+def test_where_our_pages_are_encrypted_it_does_not_leave_otherwise(settings: Settings) -> None:
+    for address, secure in (("https://bot.example", True), ("http://127.0.0.1:8000", False)):
+        app = create_app(settings.model_copy(update={"public_base_url": address}))
+        with TestClient(app, follow_redirects=False) as client:
+            kept = client.post("/login", data={"name": "rita", "password": PASSWORD}).headers["set-cookie"].lower()
+        assert ("secure" in kept) is secure
+
+
+def test_another_password_ends_what_the_old_one_began(client: TestClient, settings: Settings) -> None:
+    log_in(client)
+    changed = settings.model_copy(update={"operator_password": SecretStr("another")})
+    with TestClient(create_app(changed), follow_redirects=False) as later:
+        kept = {"Cookie": f"{COOKIE}={client.cookies[COOKIE]}"}
+        assert later.get("/ops", headers=kept).status_code == 303
+    assert client.get("/ops").status_code == 200
+
+
+def test_a_password_cannot_be_guessed_at_leisure(client: TestClient) -> None:
+    assert [log_in(client, password=f"guess {i}") for i in range(GUESSES.amount)] == [401] * GUESSES.amount
+    answer = client.post("/login", data={"name": "rita", "password": PASSWORD})
+    assert answer.status_code == 429
+    assert 0 < int(answer.headers["retry-after"]) <= 600
+    assert COOKIE not in client.cookies
 
 
 def test_it_does_not_last(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
