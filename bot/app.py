@@ -19,7 +19,7 @@ from bot.hooks import hooks
 from bot.intake import Intake
 from bot.login import Login, LogInFirst
 from bot.ops.pages import ops_pages
-from bot.pages import FOLDER, page
+from bot.pages import FOLDER, SmallForms, page
 from bot.review.pages import review_pages
 from bot.slack.install import install_pages
 from bot.widget import put_widget
@@ -64,6 +64,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.mount("/static", StaticFiles(directory=FOLDER / "static"), name="static")
     put_widget(app, settings)
     put_docs(app)
+    app.add_middleware(SmallForms)
 
     @app.get("/", include_in_schema=False)
     def home() -> Response:

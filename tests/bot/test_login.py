@@ -1,5 +1,6 @@
 """Who may look at /review and /ops. An unset password closes them; it never opens them."""
 
+import uuid
 from collections.abc import Iterator
 
 import pytest
@@ -94,6 +95,20 @@ def test_a_password_cannot_be_guessed_at_leisure(client: TestClient) -> None:
     assert answer.status_code == 429
     assert 0 < int(answer.headers["retry-after"]) <= 600
     assert COOKIE not in client.cookies
+
+
+@pytest.mark.parametrize("path", ["/login", "/review/1", f"/handover/{uuid.uuid4()}"])
+@pytest.mark.parametrize("announced", [True, False])
+def test_a_form_as_large_as_a_disk_is_not_read(client: TestClient, path: str, announced: bool) -> None:
+    def parts() -> Iterator[bytes]:
+        for number in range(40):
+            begin = f'--b\r\nContent-Disposition: form-data; name="f{number}"; filename="f"\r\n\r\n'
+            yield begin.encode() + b"x" * 100_000 + b"\r\n"
+        yield b"--b--\r\n"
+
+    content = b"".join(parts()) if announced else parts()
+    answer = client.post(path, content=content, headers={"content-type": "multipart/form-data; boundary=b"})
+    assert answer.status_code == 413
 
 
 def test_it_does_not_last(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
