@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 import redis
-from sqlalchemy import update
+from sqlalchemy import Text, and_, cast, or_, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -223,6 +223,8 @@ def _note(awake: Awake, session: Session, event: InboundEvent, inbound: Inbound 
                 _never_answer(session, event, key)
             elif inbound.text:
                 _answer_instead(session, event, key, inbound.text)
+        if inbound.text is None:
+            _forget_words(session, event, inbound)
     elif isinstance(inbound, InboundPerson):
         outcome = "person" if people.learn(session, inbound) else "nobody we know"
     session.execute(
@@ -250,6 +252,17 @@ def _answer_instead(session: Session, event: InboundEvent, key: str, text: str) 
         .where(*waits, InboundEvent.kind == "message")
         .values(payload=InboundEvent.payload.concat({NEWEST: text}))
     )
+
+
+def _forget_words(session: Session, event: InboundEvent, edit: InboundEdit) -> None:
+    """The vendor's own rows hold them too: the message's, its edits', and of some vendors the news itself."""
+    name = edit.provider_message_id.rpartition(":")[2]
+    about = and_(
+        InboundEvent.lane == event.lane, InboundEvent.kind.in_(("edit", "delete")),
+        cast(InboundEvent.payload, Text).contains(name, autoescape=True),
+    )  # fmt: skip
+    theirs = or_(about, InboundEvent.external_id.in_(edit.keys)) if name else InboundEvent.id == event.id
+    session.execute(update(InboundEvent).where(InboundEvent.source == event.source, theirs).values(payload={}))
 
 
 def _try_again(awake: Awake, event: InboundEvent, error: Exception) -> None:

@@ -7,14 +7,23 @@ yet is kept as an orphan and resolved when it is.
 import uuid
 from datetime import timedelta
 
-from sqlalchemy import func, select, update
+from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session
 
 from bot import media, people, units
 from core import events
 from core.messages import InboundEdit, InboundMessage, InboundSignal
 from core.reactions import Rating, emoji_rating, slack_rating, stars_rating, text_rating, word_rating
-from core.tables import Conversation, Customer, Feedback, Message, OutboxItem, now
+from core.tables import (
+    AnnotationItem,
+    Conversation,
+    Customer,
+    Feedback,
+    Message,
+    OutboxItem,
+    TrainingExample,
+    now,
+)
 
 UNQUOTED_MINUTES = 30  # how long after an answer a bare emoji is taken to mean it
 UNQUOTED_CONFIDENCE = 0.6
@@ -158,7 +167,9 @@ def record_edit(session: Session, edit: InboundEdit) -> None:
         _forget_comment(session, message, before)
     else:
         message.edited_at, message.text = now(), edit.text
-    _revise_burst(session, message, before)
+    leader = _revise_burst(session, message, before)
+    if edit.text is None:
+        _forget_quotes(session, message, leader)
 
 
 def _forget_comment(session: Session, message: Message, words: str) -> None:
@@ -168,8 +179,29 @@ def _forget_comment(session: Session, message: Message, words: str) -> None:
         session.execute(theirs.where(Feedback.comment == words[:MAX_COMMENT]).values(comment=None))
 
 
-def _revise_burst(session: Session, message: Message, before: str) -> None:
-    """Where it was answered together with later messages, the last of them holds its words too."""
+def _forget_quotes(session: Session, message: Message, leader: Message | None) -> None:
+    """What was made of the words: review items and examples of their answer; and later answers remember them as said
+    before, with what was made of those."""
+    asked = [message.id, *([leader.id] if leader else [])]
+    replies = {reply.id: reply.text for reply in session.scalars(select(Message).where(Message.in_reply_to.in_(asked)))}
+    session.execute(delete(AnnotationItem).where(AnnotationItem.message_id.in_(replies)))
+    later = select(Message).where(
+        Message.conversation_id == message.conversation_id, Message.direction == "out", Message.id > message.id
+    )
+    quoting = set(replies)
+    for answer in session.scalars(later):
+        history = answer.route.get("history", [])
+        kept = [pair for pair in history if pair[1] not in replies.values()]
+        if kept != history:
+            answer.route = {**answer.route, "history": kept}
+            quoting.add(answer.id)
+    session.execute(update(AnnotationItem).where(AnnotationItem.message_id.in_(quoting)).values(history=[]))
+    learned = update(TrainingExample).where(TrainingExample.message_id.in_(quoting))
+    session.execute(learned.values(dropped="deleted", messages=[], answer=""))
+
+
+def _revise_burst(session: Session, message: Message, before: str) -> Message | None:
+    """Where it was answered together with later messages, the last of them holds its words too; returns that one."""
     later = select(Message).where(
         Message.conversation_id == message.conversation_id, Message.direction == "in", Message.id > message.id,
         Message.created_at < message.created_at + timedelta(minutes=5),
@@ -178,6 +210,7 @@ def _revise_burst(session: Session, message: Message, before: str) -> None:
     leader = session.scalar(later.order_by(Message.id).limit(1)) if before else None
     if leader is not None:
         leader.text = leader.text.replace(f"{before}\n", f"{message.text}\n" if message.text else "", 1)
+    return leader
 
 
 def _rating(signal: InboundSignal) -> Rating:

@@ -1,6 +1,7 @@
 """One chat turn, end to end: a row of the ledger, a scripted model, the fake vendors."""
 
 import logging
+import uuid
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -22,7 +23,19 @@ from core.db import transaction
 from core.errors import Unavailable, VendorUnavailable
 from core.registry import FolderStore
 from core.rollouts import Plan, Stage
-from core.tables import Assignment, Conversation, Customer, InboundEvent, Lane, Message, OutboxItem, now
+from core.tables import (
+    AnnotationItem,
+    Assignment,
+    Conversation,
+    Customer,
+    Event,
+    InboundEvent,
+    Lane,
+    Message,
+    OutboxItem,
+    TrainingExample,
+    now,
+)
 from integrations.redis.queue import connect
 
 QUESTION = people.CONSENT_QUESTION["pt"]
@@ -607,6 +620,39 @@ class TestUnreadable:
         assert (deleted.text, deleted.consent) == ("", False)
         assert deleted.deleted_at is not None
         assert (len(vendors.sent), len(model.asked)) == (so_far, 1)
+
+    @pytest.mark.parametrize("edited", [False, True])
+    def test_what_was_taken_back_is_nowhere(
+        self, awake: Awake, street: Street, vendors: Any, model: ScriptedModel, edited: bool
+    ) -> None:
+        replies = iter(["Não posso guardar isso.", "Custa R$ 10.", "Entregamos."])
+        model.say = lambda *_: next(replies)
+        street.says({"id": "wamid.1", "type": "text", "text": {"body": "minha senha é abacaxi"}})
+        street.says("Quanto custa?")
+        answers = [message for message in street.messages("out") if message.kind == "text" and message.version]
+        assert "abacaxi" in str(answers[1].route["history"])
+        with transaction(awake.engine) as session:
+            for answer in answers:
+                session.add(
+                    AnnotationItem(context="customers", message_id=answer.id, reason="sample", question="abacaxi?",
+                                   answer=answer.text, history=answer.route["history"])
+                )  # fmt: skip
+                session.add(
+                    TrainingExample(context="customers", sha256=uuid.uuid4().hex, customer_id=answer.customer_id,
+                                    message_id=answer.id, source="feedback", answer=answer.text, split="train",
+                                    messages=[{"role": "user", "content": "abacaxi"}], dropped="quarantine: odd")
+                )  # fmt: skip
+            session.flush()
+            session.execute(update(AnnotationItem).where(AnnotationItem.history != []).values(question="Quanto custa?"))
+        if edited:
+            inner = {"type": "text", "text": {"body": "minha senha era abacaxi"}}
+            street.says({"type": "edit", "edit": {"original_message_id": "wamid.1", "message": inner}})
+        street.says({"type": "revoke", "revoke": {"original_message_id": "wamid.1"}})
+        tables = (Message, InboundEvent, AnnotationItem, TrainingExample, OutboxItem, Event)
+        with awake.engine.connect() as connection:
+            left = {table.__tablename__: str(connection.execute(select(table.__table__)).all()) for table in tables}
+        assert [name for name, rows in left.items() if "abacaxi" in rows] == []
+        assert "Quanto custa?" in left["annotation_items"], "the other answer is still looked at"
 
     def test_a_person_of_the_team_has_taken_over(self, awake: Awake, street: Street, model: ScriptedModel) -> None:
         street.says("Qual colchão?")
