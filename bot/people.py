@@ -23,7 +23,7 @@ from core.tables import (
     TrainingExample,
     now,
 )
-from core.text import words
+from core.text import canonical_phone, words
 
 # Words that are the whole message, folded ("don't" is "don t"). Any other sentence with them is a question for the bot.
 OPT_OUT = frozenset({"parar", "sair", "cancelar", "stop", "cancelar inscricao", "descadastrar", "unsubscribe"})
@@ -193,7 +193,8 @@ def should_ask_consent(customer: Customer, channel: str) -> bool:
 
 def customers_of(session: Session, value: str) -> list[Customer]:
     """Everybody with this id, phone, or other identifier: for `npllm privacy`."""
-    by_identity = select(CustomerIdentity.customer_id).where(CustomerIdentity.value == value)
+    names = [value, *filter(None, [canonical_phone(value)])]
+    by_identity = select(CustomerIdentity.customer_id).where(CustomerIdentity.value.in_(names))
     known: ColumnElement[bool] = Customer.id.in_(by_identity)
     try:
         known = or_(known, Customer.id == uuid.UUID(value))

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Text, cast, delete, or_, select
+from sqlalchemy import Text, and_, cast, delete, or_, select, update
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session
 
 from bot import people, rollouts
@@ -38,6 +39,7 @@ from core.tables import (
     Rollout,
     TrainingExample,
 )
+from core.text import phone_spellings
 
 ASKED = "A person whose examples it learned from asked for erasure."
 LEAST_IDENTIFIER = 6  # characters; a shorter one would be found in payloads that are not about this person
@@ -64,25 +66,37 @@ def erase(session: Session, person: str, *, actor: str) -> Erased:
     customers = _find(session, person)
     ids = [customer.id for customer in customers]
     done = Erased(contexts=sorted({customer.context for customer in customers}))
+    messages = select(Message.id).where(Message.customer_id.in_(ids))
+    shared = _shared(session, ids)
+    # What others said beside them in a Slack thread was learned with their words before it.
+    theirs = or_(
+        TrainingExample.customer_id.in_(ids),
+        TrainingExample.message_id.in_(select(Message.id).where(Message.conversation_id.in_(shared))),
+    )
     # Locked: a night that registers what it learned from them at this moment is waited for, and its version found.
-    examples = select(TrainingExample.sha256).where(TrainingExample.customer_id.in_(ids)).with_for_update()
-    learned = set(session.scalars(examples))
+    learned = set(session.scalars(select(TrainingExample.sha256).where(theirs).with_for_update()))
     _retire(session, learned, done, actor=actor)
+    _leave(session, ids, shared)
     conversations = session.execute(
         select(Conversation.id, Conversation.lane).where(Conversation.customer_id.in_(ids))
     ).all()
     talks, lanes = [row.id for row in conversations], {row.lane for row in conversations}
-    messages = select(Message.id).where(Message.customer_id.in_(ids))
+    lanes -= set(session.scalars(select(Conversation.lane).where(Conversation.customer_id.not_in(ids))))
     about_them = _about(session, ids, lanes)
+    beside = and_(
+        Event.conversation.in_(shared), Event.data["message"].astext.in_(select(cast(messages.subquery().c.id, Text)))
+    )
     # Children first, so that every number is told; the rest would cascade.
     for name, statement in {
-        "events": delete(Event).where(Event.conversation.in_(talks)),
+        "events": delete(Event).where(or_(Event.conversation.in_(talks), beside)),
         "inbound_events": delete(InboundEvent).where(about_them),
         "lanes": delete(Lane).where(Lane.lane.in_(lanes)),
-        "outbox": delete(OutboxItem).where(OutboxItem.conversation_id.in_(talks)),
+        "outbox": delete(OutboxItem).where(
+            or_(OutboxItem.conversation_id.in_(talks), OutboxItem.message_id.in_(messages))
+        ),
         "feedback": delete(Feedback).where(or_(Feedback.customer_id.in_(ids), Feedback.message_id.in_(messages))),
         "annotation_items": delete(AnnotationItem).where(AnnotationItem.message_id.in_(messages)),
-        "examples": delete(TrainingExample).where(TrainingExample.customer_id.in_(ids)),
+        "examples": delete(TrainingExample).where(theirs),
         "assignments": delete(Assignment).where(Assignment.customer_id.in_(ids)),
         "messages": delete(Message).where(Message.customer_id.in_(ids)),
         "conversations": delete(Conversation).where(Conversation.customer_id.in_(ids)),
@@ -151,14 +165,44 @@ def _find(session: Session, person: str) -> Sequence[Customer]:
     return customers
 
 
+def _shared(session: Session, ids: list[uuid.UUID]) -> dict[uuid.UUID, uuid.UUID]:
+    """Conversations in which they and others spoke (a Slack thread), with one of the others."""
+    spoke = select(Message.conversation_id).where(Message.customer_id.in_(ids))
+    begun = select(Conversation.id).where(Conversation.customer_id.in_(ids))
+    others = select(Message.conversation_id, Message.customer_id).where(
+        or_(Message.conversation_id.in_(spoke), Message.conversation_id.in_(begun)), Message.customer_id.not_in(ids)
+    )
+    return {row.conversation_id: row.customer_id for row in session.execute(others.order_by(Message.id.desc()))}
+
+
+def _leave(session: Session, ids: list[uuid.UUID], shared: dict[uuid.UUID, uuid.UUID]) -> None:
+    """The others' conversation goes on as theirs, and nothing in it remembers what was said before."""
+    for talk, other in shared.items():
+        session.execute(
+            update(Conversation)
+            .where(Conversation.id == talk, Conversation.customer_id.in_(ids))
+            .values(customer_id=other)
+        )
+    said = Message.conversation_id.in_(shared)
+    forgetting = Message.route.op("||")(cast({"history": []}, JSONB))
+    session.execute(
+        update(Message)
+        .where(said, Message.route.has_key("history"))
+        .values(route=forgetting)
+        .execution_options(synchronize_session=False)
+    )
+    items = AnnotationItem.message_id.in_(select(Message.id).where(said))
+    session.execute(update(AnnotationItem).where(items).values(history=[]))
+
+
 def _about(session: Session, ids: list[uuid.UUID], lanes: set[str]) -> Any:
     """What vendors told us of them: their lanes, and handled rows (delivery reports) that name them."""
     names = session.scalars(select(CustomerIdentity.value).where(CustomerIdentity.customer_id.in_(ids))).all()
-    named = [name.lstrip("+") for name in names if len(name) >= LEAST_IDENTIFIER]
+    named = {spelling for name in names if len(name) >= LEAST_IDENTIFIER for spelling in phone_spellings(name)}
     theirs: list[Any] = [InboundEvent.lane.in_([*lanes, *(f"signals/{lane}" for lane in lanes)])]
     theirs += [
         (InboundEvent.handled_at.is_not(None)) & cast(InboundEvent.payload, Text).contains(name, autoescape=True)
-        for name in named
+        for name in sorted(named)
     ]
     return or_(*theirs)
 

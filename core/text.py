@@ -50,6 +50,14 @@ def canonical_phone(number: str) -> str | None:
     return f"+{digits}" if 8 <= len(digits) <= 15 else None  # ITU-T E.164: at most 15 digits
 
 
+def phone_spellings(phone: str) -> set[str]:
+    """The digits that vendors may write for a phone in its canonical form: the inverse of `canonical_phone`."""
+    digits = phone.lstrip("+")
+    older = {digits[:4] + digits[5:]} if len(digits) == 13 and digits.startswith("55") and digits[4] == "9" else set()
+    mobile = {"54": f"549{digits[2:]}", "52": f"521{digits[2:]}"}.get(digits[:2]) if len(digits) == 12 else None
+    return {digits, *older, *filter(None, [mobile])}
+
+
 def is_user_id(address: str) -> bool:
     """WhatsApp's id of a person who hides the number behind a username (BSUID): a country, a dot, letters and digits.
     Those of a group of businesses have ENT in between.

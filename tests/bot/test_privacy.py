@@ -6,10 +6,13 @@ from pathlib import Path
 import nights as days
 import pytest
 from factories import make_adapter
+from servers import ScriptedModel
 from sqlalchemy import Engine, func, select, text
 from sqlalchemy.orm import Session
+from street import Street
 
 from bot import privacy, rollout_line, rollouts
+from bot.wiring import Awake
 from core import artifacts, events, registry
 from core.db import get_engine, transaction
 from core.errors import NotFound
@@ -106,6 +109,50 @@ def test_nothing_of_a_person_is_left_and_others_keep_theirs(engine: Engine) -> N
     assert done.counts["inbound_events"] == 2
     with transaction(engine) as session:
         assert session.scalar(select(func.count()).select_from(Annotation)) == 1
+
+
+@pytest.mark.parametrize("spelt", ["+551187650001", "5511987650001", "+55 (11) 98765-0001"])
+def test_a_number_is_found_however_it_is_written(engine: Engine, spelt: str) -> None:
+    """Vendors report on older Brazilian accounts without the ninth digit."""
+    with transaction(engine) as session:
+        a_person(session, PHONE, NAME, SECRET)
+        session.add(
+            InboundEvent(source="meta", external_id="wamid.1:status:sent", kind="status", lane="signals/meta:1:wamid.1",
+                         payload={"status": {"recipient_id": "551187650001"}}, handled_at=func.now())
+        )  # fmt: skip
+    with transaction(engine) as session:
+        privacy.erase(session, spelt, actor="dpo")
+    assert "87650001" not in everything(engine)
+
+
+@pytest.mark.parametrize("gone", ["U0RITA", "U0BETO"])
+def test_who_leaves_a_thread_takes_their_own_words_alone(
+    awake: Awake, street: Street, model: ScriptedModel, gone: str
+) -> None:
+    """In Slack a thread is one conversation of several people, each answer remembering what was said before."""
+    engine, model.say = awake.engine, lambda *_: "Resposta."
+    thread = {"channel": "C0GERAL", "channel_type": "channel", "thread_ts": "1795000000.000100"}
+    stays = "U0BETO" if gone == "U0RITA" else "U0RITA"
+    for user in ("U0RITA", "U0BETO", "U0RITA", "U0BETO"):
+        street.answer(street.slack(f"<@U0SIMBOT> quero o segredo de {user} hoje", user=user, **thread))
+    with transaction(engine) as session:
+        for answer in session.scalars(select(Message).where(Message.direction == "out", Message.version.is_not(None))):
+            session.add(
+                TrainingExample(context="employees", sha256=uuid.uuid4().hex, customer_id=answer.customer_id,
+                                message_id=answer.id, source="feedback", answer="Resposta.", split="train",
+                                messages=[{"role": "user", "content": str(answer.route["history"])}])
+            )  # fmt: skip
+    with transaction(engine) as session:
+        done = privacy.erase(session, gone, actor="dpo")
+    left = everything(engine)
+    assert gone not in left
+    with transaction(engine) as session:
+        asked = list(session.scalars(select(Message.text).where(Message.direction == "in")))
+    assert [stays in text for text in asked] == [True, True]
+    assert [event.handled_at is not None for event in street.events() if stays in str(event.payload)] == [True, True]
+    assert done.counts["examples"] == 4, "also what was learned from the others, with their words before it"
+    street.answer(street.slack("<@U0SIMBOT> e amanhã, como fica?", user=stays, **thread))
+    assert len(street.messages("out")) == 3
 
 
 def test_the_audit_row_proves_it_without_content(engine: Engine) -> None:
