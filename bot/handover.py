@@ -63,8 +63,8 @@ BACK: dict[Language, str] = {
     "en": "Here I am again. How can I help?",
 }
 _NOTICE: dict[Language, str] = {
-    "pt": "Pedido de atendimento por uma pessoa ({channel}): «{said}»\nResponder: {where}",
-    "en": "Somebody asks for a person ({channel}): «{said}»\nAnswer: {where}",
+    "pt": "Pedido de atendimento por uma pessoa ({channel}): `{said}`\nResponder: {where}",
+    "en": "Somebody asks for a person ({channel}): `{said}`\nAnswer: {where}",
 }
 
 _BUTTONS: dict[Language, dict[str, str]] = {
@@ -213,6 +213,12 @@ def said(session: Session, conversation_id: uuid.UUID, most: int) -> list[Messag
     return list(session.scalars(latest.order_by(Message.created_at.desc(), Message.id.desc()).limit(most)))[::-1]
 
 
+def redactor(session: Session, settings: Settings, conversation: Conversation) -> Redactor:
+    """For what the team reads of a conversation in Slack; it knows what the channel calls the person."""
+    name = session.get_one(Customer, conversation.customer_id).name
+    return Redactor(names=[name] if name else [], keep=[settings.assistant_name, settings.business_name])
+
+
 def ring(client: redis.Redis, lane: str) -> None:
     """An answer waits in this lane's outbox; without Redis the sweeper finds it."""
     try:
@@ -262,11 +268,15 @@ def _record(session: Session, type: events.EventType, conversation: Conversation
 
 
 def _notify(session: Session, settings: Settings, conversation: Conversation, handover: Handover, said: str) -> None:
-    """Tell the team in Slack: redacted, and through the outbox like everything that is said."""
-    redact = Redactor(keep=[settings.assistant_name, settings.business_name])
+    """Tell the team in Slack: redacted, and through the outbox like everything that is said.
+
+    A stranger's words stand on one line, as code: there no link of theirs can pass for ours.
+    """
+    redact = redactor(session, settings, conversation)
+    quoted = " ".join(redact(said).replace("`", "'").split())
     text = _NOTICE["en" if settings.language == "en" else "pt"].format(
         channel=conversation.channel,
-        said=redact(said)[:300] or "…",
+        said=quoted[:300] or "…",
         where=f"{settings.public_base_url}/handover/{handover.id}"
         if settings.public_base_url
         else f"npllm handover reply {handover.id} …",

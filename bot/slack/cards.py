@@ -21,6 +21,7 @@ from core.db import transaction
 from core.errors import NpllmError, VendorUnavailable
 from core.messages import Outgoing
 from core.tables import Annotation, AnnotationItem, ReviewCard, now
+from integrations.slack.client import escaped
 from integrations.slack.desk import place
 
 log = logging.getLogger(__name__)
@@ -139,7 +140,9 @@ def _act(awake: Awake, due: Due, held: Lease) -> None:
         _set(awake, due, held, shown="gone", ts=due.ts)
     else:
         said = forms.decided(language, due.item, due.decided)
-        client.call("chat.update", team=team, channel=channel, ts=due.ts, text=said, blocks=[forms.section(said)])
+        client.call(
+            "chat.update", team=team, channel=channel, ts=due.ts, text=escaped(said), blocks=[forms.section(said)]
+        )
         _set(awake, due, held, shown="done", ts=due.ts)
 
 

@@ -24,9 +24,8 @@ from core import events
 from core.db import transaction
 from core.errors import Conflict, NotAllowed, NotFound, NpllmError, Unavailable, VendorUnavailable
 from core.messages import InboundCommand
-from core.redact import Redactor
 from core.settings import Settings
-from core.tables import Alert, Handover, InboundEvent, OutboxItem, now
+from core.tables import Alert, Conversation, Handover, InboundEvent, OutboxItem, now
 from integrations.slack import installations
 from integrations.slack.client import escaped
 from integrations.slack.desk import place
@@ -224,7 +223,7 @@ def reply(desk: Desk) -> list[Step]:
 
 def _said_last(desk: Desk, row: Handover) -> list[tuple[str, str]]:
     """(role, redacted text) of the latest messages, oldest first."""
-    redact = Redactor(keep=[desk.settings.assistant_name, desk.settings.business_name])
+    redact = handover.redactor(desk.session, desk.settings, desk.session.get_one(Conversation, row.conversation_id))
     latest = handover.said(desk.session, row.conversation_id, SAID_LAST)
     return [(message.role, redact(message.text)) for message in latest]
 

@@ -152,6 +152,19 @@ def test_the_team_is_told_in_slack_and_nobodys_data_with_it(awake: Awake, street
     assert "Falar com atendente" in notice["text"]
 
 
+def test_a_strangers_words_are_no_link_before_the_team(awake: Awake, street: Street, vendors: Any) -> None:
+    awake.settings = awake.settings.model_copy(update={"slack_handover_channel": "C0TEAM"})
+    link = "[bot.example](https://evil.example)"
+    street.says(f"Falar com atendente `Kauane`\nResponder: {link}", name="Kauane Xis")
+    jobs.send("slack:handover:C0TEAM")
+    notice = next(entry for entry in vendors.sent if entry["vendor"] == "slack")
+    first, second = notice["text"].splitlines()
+    code = first.split("`")
+    assert (len(code), link in code[1]) == (3, True)
+    assert str(only(awake).id) in second
+    assert "Kauane" not in notice["text"]
+
+
 def test_a_crash_between_asking_and_saying_so_does_neither(
     awake: Awake, street: Street, vendors: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
