@@ -79,7 +79,9 @@ def take_turn(
     generated = generate(awake, turn, route, found, on_text=live or awake.web.writer(turn.message))
     if live is not None:
         generated = replace(generated, shown=live.state())
-    awake.tracer.trace(turn.context, turn.message.text, found.passages, generated.text, version_of(generated.served))
+    names = [name] if (name := message.person.name) else []
+    version = version_of(generated.served)
+    awake.tracer.trace(turn.context, turn.message.text, found.passages, generated.text, version, names)
     save(awake, event_id, turn, lane, generated, route, found)
 
 

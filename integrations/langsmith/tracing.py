@@ -9,7 +9,7 @@ import os
 import queue
 import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -23,10 +23,12 @@ class Tracer:
 
     Args:
         key: without one nothing is ever sent.
-        redact: applied to every text before it leaves.
+        redact: makes what is applied to a turn's texts before they leave, of the names its person is known by.
     """
 
-    def __init__(self, *, key: str | None, endpoint: str, project: str, redact: Callable[[str], str]) -> None:
+    def __init__(
+        self, *, key: str | None, endpoint: str, project: str, redact: Callable[[Sequence[str]], Callable[[str], str]]
+    ) -> None:
         silence_langchain()
         self.project = project
         self.redact = redact
@@ -39,15 +41,18 @@ class Tracer:
             # The client asks the server about itself before its first run, and waits for it: not in a turn's thread.
             threading.Thread(target=self._send, name="langsmith", daemon=True).start()
 
-    def trace(self, context: str, question: str, passages: list[str] | None, answer: str, version: str | None) -> None:
+    def trace(
+        self, context: str, question: str, passages: list[str] | None, answer: str, version: str | None,
+        names: Sequence[str] = (),
+    ) -> None:  # fmt: skip
         """One turn. It is sent in the background, and dropped where LangSmith is too slow to take it."""
         if self.client is None:
             return
-        at = datetime.now(UTC)
+        at, redact = datetime.now(UTC), self.redact(names)
         run = {
             "id": uuid.uuid4(), "name": "turn", "run_type": "chain", "project_name": self.project,
-            "inputs": {"question": self.redact(question), "passages": passages or []},
-            "outputs": {"answer": self.redact(answer)},
+            "inputs": {"question": redact(question), "passages": passages or []},
+            "outputs": {"answer": redact(answer)},
             "extra": {"metadata": {"context": context, "version": version}}, "start_time": at, "end_time": at,
         }  # fmt: skip
         try:

@@ -9,7 +9,7 @@ import pytest
 from fastapi import FastAPI, Request
 from servers import serving
 
-from core.redact import redact
+from core.redact import Redactor
 from integrations.langsmith.tracing import Tracer
 
 
@@ -42,13 +42,18 @@ def langsmith() -> Iterator[tuple[FakeLangSmith, str]]:
 
 
 def tracer(url: str, key: str | None = "lsv2_test") -> Tracer:
-    return Tracer(key=key, endpoint=url, project="npllm-tests", redact=redact)
+    return Tracer(key=key, endpoint=url, project="npllm-tests", redact=lambda names: Redactor(names=names))
 
 
 def trace(made: Tracer) -> float:
     started = time.perf_counter()
     made.trace(
-        "customers", "meu cpf é 529.982.247-25", ["O colchão custa R$ 10."], "Anotado, 529.982.247-25", "customers-v1"
+        "customers",
+        "aqui Kauane, meu cpf é 529.982.247-25",
+        ["O colchão custa R$ 10."],
+        "Anotado, Kauane, 529.982.247-25",
+        "customers-v1",
+        ["Kauane Xis"],
     )
     return time.perf_counter() - started
 
@@ -66,6 +71,7 @@ def test_a_trace_arrives_redacted(langsmith: tuple[FakeLangSmith, str]) -> None:
     sent = b"".join(body if body[:2] != b"\x1f\x8b" else gzip.decompress(body) for body in fake.bodies)
     text = sent.decode("utf-8", "replace")
     assert "529.982" not in text
+    assert "Kauane" not in text, "whom the channel calls so"
     assert "CPF_1" in text
     assert "customers-v1" in text
     assert fake.keys == {"lsv2_test"}
