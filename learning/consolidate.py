@@ -32,7 +32,7 @@ from core.tables import AdapterVersion, ConsolidationRun, Evaluation, TrainingEx
 from integrations.huggingface.spare_cores import SpareCores
 from learning import record, replay
 from learning.claims import MAX_ATTEMPTS, Claim
-from learning.curate import curate, to_example
+from learning.curate import curate, take_back, to_example
 from learning.dataset import Example, fitting
 from learning.night import Material, Night, material_of, open_night
 from learning.starter import courtesy
@@ -99,6 +99,8 @@ def _curate(night: Night, fits: Callable[[Example], bool]) -> None:
                 fits=fits,
             )  # fmt: skip
             run.stage = "curated"
+        else:  # it goes on after a while in which somebody may have said "não treinar"
+            take_back(session, night.context)
 
 
 def _train(night: Night, material: Material) -> None:

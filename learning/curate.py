@@ -99,7 +99,7 @@ def curate(
     session.execute(
         delete(TrainingExample).where(TrainingExample.context == context, TrainingExample.dropped.in_(WAITING))
     )
-    funnel: Counter[str] = Counter(_take_back(session, context))
+    funnel: Counter[str] = Counter(take_back(session, context))
     considered = [Considered(found) for found in [*_reviewed(session, context), *_liked(session, context)]]
     for one in considered:
         _examine(session, one, settings)
@@ -125,7 +125,7 @@ def curate(
     return {name: count for name, count in funnel.items() if count or name in ("learned", "held out")}
 
 
-def _take_back(session: Session, context: str) -> Counter[str]:
+def take_back(session: Session, context: str) -> Counter[str]:
     """What earlier nights learned and may be learned no longer leaves the replay buffer and the hold-outs.
 
     Its row and its hash stay, without the text: an erasure still finds the versions that learned it.

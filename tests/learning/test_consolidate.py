@@ -8,7 +8,7 @@ from typing import Any
 
 import nights
 import pytest
-from sqlalchemy import Engine, select, text
+from sqlalchemy import Engine, select, text, update
 from sqlalchemy.exc import OperationalError
 
 from bot import privacy
@@ -18,7 +18,7 @@ from core.db import transaction
 from core.errors import BadInput, Conflict, NightError
 from core.schedule import STRATEGIES
 from core.settings import Settings
-from core.tables import AdapterVersion, ConsolidationRun, Evaluation, Event, TrainingExample
+from core.tables import AdapterVersion, ConsolidationRun, Customer, Evaluation, Event, TrainingExample
 from learning import consolidate as night
 from learning import gate
 from learning.claims import NightTaken
@@ -208,6 +208,34 @@ def test_killed_anywhere_it_ends_with_one_version(
     assert (run.state, run.version_id) == ("registered", version.id)
     folder = here.data_dir / "adapters" / "customers" / version.sha256
     artifacts.verify(folder, sha256=version.sha256)
+
+
+@pytest.mark.parametrize("point", ["_train", "_register"])
+def test_who_withdraws_while_it_lies_still_is_not_in_it(
+    engine: Engine, here: Settings, monkeypatch: pytest.MonkeyPatch, point: str
+) -> None:
+    """Killed before it trained, or after: what it goes on with is what may be learned then."""
+
+    def dies(*_: Any) -> Any:
+        raise Killed
+
+    original = getattr(night, point)
+    monkeypatch.setattr(night, point, dies)
+    with transaction(engine) as session:
+        nights.a_day(session, 20)
+    run_id = asked_for(engine, here)
+    with pytest.raises(Killed):
+        night.consolidate(run_id, here)
+    monkeypatch.setattr(night, point, original)
+    with transaction(engine) as session:
+        gone = session.scalars(select(TrainingExample).where(TrainingExample.split == "train")).first()
+        assert gone is not None
+        session.execute(update(Customer).where(Customer.id == gone.customer_id).values(consent="denied"))
+        session.execute(text("UPDATE npllm.consolidation_runs SET leased_until = now() - interval '1 second'"))
+    assert night.consolidate(run_id, here) == "registered"
+    (version,) = versions(engine)
+    assert gone.sha256 not in version.manifest["examples"]
+    assert len(version.manifest["examples"]) > 5
 
 
 def test_a_night_that_kills_its_worker_again_and_again_is_given_up(
