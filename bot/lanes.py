@@ -51,7 +51,7 @@ class Lease:
             raise self.lost()
 
     def lost(self) -> LeaseLost:
-        return LeaseLost(f"The lease on {self.lane} ran out.", "Nothing was lost: another worker has it.")
+        return LeaseLost("The lease on a lane ran out.", "Nothing was lost: another worker has it.")
 
 
 class Heartbeat:

@@ -24,6 +24,8 @@ class _Formatter(JsonFormatter):
     def add_fields(self, log_data: dict[str, Any], record: logging.LogRecord, message_dict: dict[str, Any]) -> None:
         super().add_fields(log_data, record, message_dict)
         log_data["process"] = self.process
+        for field in ("arguments", "kwargs"):  # RQ's, of a job that failed: a lane is called by somebody's phone
+            log_data.pop(field, None)
         for field in ("message", "exc_info"):
             if isinstance(log_data.get(field), str):
                 log_data[field] = _QUOTED_ROW.sub("", log_data[field])

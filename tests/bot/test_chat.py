@@ -741,6 +741,31 @@ def test_logs_hold_nobodys_words(
     assert not [line for line in lines if "segredo" in line or "torta" in line or ANA in line]
 
 
+def test_a_job_that_fails_is_logged_without_the_lane(
+    street: Street, awake: Awake, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RQ tells a job's arguments with its failure, and a lane is called by somebody's phone."""
+    from rq.serializers import JSONSerializer
+
+    from bot.logs import _Formatter
+    from bot.workers import ThreadWorker
+    from core.jobs import ANSWER
+    from integrations.redis.queue import enqueue, queue
+
+    def away(*_: Any, **__: Any) -> None:
+        raise Unavailable("The database does not answer.")
+
+    monkeypatch.setattr("bot.jobs.take_turn", away)
+    client = connect(str(awake.settings.redis_url))
+    enqueue(client, ANSWER, street.meta("Qual colchão?"))
+    worker = ThreadWorker([queue(client, "awake")], connection=client, serializer=JSONSerializer)
+    monkeypatch.setattr(logging.getLogger("rq.worker"), "propagate", True)
+    worker.work(burst=True, logging_level="WARNING", with_scheduler=False)
+    lines = [_Formatter("awake").format(record) for record in caplog.records]
+    assert any("bot.jobs.answer" in line for line in lines)
+    assert not [line for line in lines if ANA.lstrip("+") in line]
+
+
 def test_a_lost_lease_is_no_error_of_the_event(street: Street, monkeypatch: pytest.MonkeyPatch, awake: Awake) -> None:
     lane = street.meta("Qual colchão?")
 

@@ -122,7 +122,7 @@ class TestFence:
                 session.get_one(Lane, "meta:1").leased_until = now() - timedelta(seconds=1)
             with lease(engine, heartbeat, "meta:1") as taker:
                 assert taker is not None
-                with pytest.raises(LeaseLost, match="ran out"), transaction(engine) as session:
+                with pytest.raises(LeaseLost, match="on a lane ran out"), transaction(engine) as session:
                     held.fence(session)
                 with transaction(engine) as session:
                     taker.fence(session)
