@@ -24,6 +24,7 @@ from core.tables import (
     Annotation,
     AnnotationItem,
     Assignment,
+    BusinessOutcome,
     Conversation,
     Customer,
     CustomerIdentity,
@@ -133,6 +134,9 @@ def export(session: Session, person: str, *, actor: str) -> dict[str, Any]:
     learned = session.scalars(select(TrainingExample).where(TrainingExample.customer_id.in_(ids))).all()
     messages = select(Message.id).where(Message.customer_id.in_(ids))
     talks = select(Conversation.id).where(Conversation.customer_id.in_(ids))
+    lanes = set(session.scalars(select(Conversation.lane).where(Conversation.customer_id.in_(ids))))
+    with_others = or_(Conversation.customer_id.not_in(ids), Conversation.id.in_(_shared(session, ids)))
+    lanes -= set(session.scalars(select(Conversation.lane).where(with_others)))  # their webhooks are others' data too
     items = select(AnnotationItem.id).where(AnnotationItem.message_id.in_(messages))
     of_them: dict[str, Any] = {
         "people": [_plain(row) for row in customers],
@@ -146,6 +150,8 @@ def export(session: Session, person: str, *, actor: str) -> dict[str, Any]:
         "annotations": _rows(session, Annotation, Annotation.item_id.in_(items)),
         "examples": [_plain(row) for row in learned],
         "assignments": _rows(session, Assignment, Assignment.customer_id.in_(ids)),
+        "outcomes": _rows(session, BusinessOutcome, BusinessOutcome.conversation_id.in_(talks)),
+        "inbound_events": _rows(session, InboundEvent, InboundEvent.lane.in_(_with_signals(lanes))),
         "versions": [version.name for version in _taught_by(session, {row.sha256 for row in learned})],
     }
     done = Erased(
@@ -199,12 +205,16 @@ def _about(session: Session, ids: list[uuid.UUID], lanes: set[str]) -> Any:
     """What vendors told us of them: their lanes, and handled rows (delivery reports) that name them."""
     names = session.scalars(select(CustomerIdentity.value).where(CustomerIdentity.customer_id.in_(ids))).all()
     named = {spelling for name in names if len(name) >= LEAST_IDENTIFIER for spelling in phone_spellings(name)}
-    theirs: list[Any] = [InboundEvent.lane.in_([*lanes, *(f"signals/{lane}" for lane in lanes)])]
+    theirs: list[Any] = [InboundEvent.lane.in_(_with_signals(lanes))]
     theirs += [
         (InboundEvent.handled_at.is_not(None)) & cast(InboundEvent.payload, Text).contains(name, autoescape=True)
         for name in sorted(named)
     ]
     return or_(*theirs)
+
+
+def _with_signals(lanes: set[str]) -> list[str]:
+    return [*lanes, *(f"signals/{lane}" for lane in lanes)]
 
 
 def _taught_by(session: Session, learned: set[str]) -> list[AdapterVersion]:

@@ -22,6 +22,7 @@ from core.tables import (
     AdapterVersion,
     Annotation,
     Base,
+    BusinessOutcome,
     Conversation,
     Customer,
     CustomerIdentity,
@@ -143,6 +144,7 @@ def test_who_leaves_a_thread_takes_their_own_words_alone(
                                 messages=[{"role": "user", "content": str(answer.route["history"])}])
             )  # fmt: skip
     with transaction(engine) as session:
+        assert stays not in str(privacy.export(session, gone, actor="dpo")["inbound_events"])
         done = privacy.erase(session, gone, actor="dpo")
     left = everything(engine)
     assert gone not in left
@@ -218,12 +220,14 @@ def test_an_export_hands_out_all_of_it_and_is_noted(engine: Engine) -> None:
         asked = session.scalars(select(Message).where(Message.text == SECRET)).one()
         session.add(Media(message_id=asked.id, channel="meta", reference={"id": "photo"}))
         session.add(Handover(conversation_id=talk.id, asked_by="customer"))
+        session.add(BusinessOutcome(conversation_id=talk.id, context="customers", kind="conversion", source="ana"))
         a_person(session, OTHER, "Outra", "outra coisa")
     with transaction(engine) as session:
         found = privacy.export(session, PHONE, actor="ana")
     assert {name: len(rows) for name, rows in found.items()} == {
         "people": 1, "identities": 1, "conversations": 1, "messages": 2, "media": 1, "handovers": 1, "feedback": 1,
-        "annotation_items": 1, "annotations": 1, "examples": 1, "assignments": 0, "versions": 0,
+        "annotation_items": 1, "annotations": 1, "examples": 1, "assignments": 0, "outcomes": 1,
+        "inbound_events": 1, "versions": 0,
     }  # fmt: skip
     assert found["annotations"][0]["corrected"] == "Entendi bem."
     assert [message["text"] for message in found["messages"]] == [SECRET, "Entendi."]
