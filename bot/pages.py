@@ -104,12 +104,20 @@ def evidence(value: float | None) -> str:
     """An e-value for people: beyond ten thousand nobody needs its hundred digits."""
     if value is None:
         return "–"
-    text = "> 10,000" if value > 10_000 else f"{value:.1f}"
+    return _written("> 10,000" if value > 10_000 else f"{value:.1f}")
+
+
+def number(value: float | None, pattern: str) -> str:
+    """`pattern` is a printf one."""
+    return "–" if value is None else _written(pattern % value)
+
+
+def _written(text: str) -> str:
     return text if in_english() else text.translate(str.maketrans(",.", ".,"))
 
 
 templates.env.filters.update(
-    evidence=evidence, local_time=local_time, local_day=local_day, percent=percent, reason=reason
+    evidence=evidence, local_time=local_time, local_day=local_day, number=number, percent=percent, reason=reason
 )
 templates.env.add_extension("jinja2.ext.i18n")
 templates.env.install_gettext_callables(  # type: ignore[attr-defined]

@@ -18,7 +18,7 @@ from sqlalchemy import Engine
 from bot import rollout_line
 from bot.app import create_app
 from bot.english import ENGLISH
-from bot.pages import FOLDER, evidence, local_day, local_time, reason, templates
+from bot.pages import FOLDER, evidence, local_day, local_time, number, reason, templates
 from core.db import transaction
 from core.settings import Settings, get_settings
 from core.tables import AnnotationItem, ConsolidationRun, Context, Handover, Message, new_id, now
@@ -104,6 +104,7 @@ def english(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_figures_dates_and_reasons(english: None) -> None:
     assert (evidence(1.25), evidence(20_000), evidence(None)) == ("1.2", "> 10,000", "–")
+    assert (number(-0.125, "%+.2f"), number(None, "%.1f")) == ("-0.12", "–")
     assert local_time(datetime(2026, 11, 28, 0, 21, 5, tzinfo=UTC)) == "27 Nov 21:21:05"
     assert local_time(datetime(2026, 11, 28, 0, 21, tzinfo=UTC), "%H:%M") == "21:21"
     assert local_day(date(2026, 12, 11)) == "11 Dec"
@@ -112,6 +113,7 @@ def test_figures_dates_and_reasons(english: None) -> None:
 
 def test_the_same_in_portuguese() -> None:
     assert (evidence(1.25), evidence(20_000), evidence(None)) == ("1,2", "> 10.000", "–")
+    assert number(-0.125, "%+.2f") == "-0,12"
     assert local_time(datetime(2026, 11, 28, 0, 21, 5, tzinfo=UTC)) == "27/11 21:21:05"
     assert local_day(date(2026, 12, 11)) == "11/12"
     assert (reason("The rollout is paused."), reason(None)) == ("O lançamento está em pausa.", "")

@@ -89,7 +89,7 @@ def test_the_page_needs_a_log_in(settings: Settings) -> None:
 def test_what_it_says(settings: Settings, client: TestClient) -> None:
     rollout = story(settings, harm=False)
     text = client.get(f"/ops/rollouts/{rollout.id}").text
-    for part in ("em andamento", "250 votos", "50: reverte", "enough votes", "US$/mil", "812 ms", "2.10", "100%"):
+    for part in ("em andamento", "250 votos", "50: reverte", "enough votes", "US$/mil", "812 ms", "2,10", "100%"):
         assert part in text, part
     assert f'href="/ops/rollouts/{rollout.id}"' in client.get("/ops").text
 

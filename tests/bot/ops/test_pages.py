@@ -166,7 +166,7 @@ class TestPage:
             "customers-v3",
             "em andamento",
             "treina 34/90",
-            "faltam 1.6 min",
+            "faltam 1,6 min",
             "registrada",
             "recusada",
             "retenção de 91,3 %",
