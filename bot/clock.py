@@ -46,6 +46,10 @@ _UNSENT = text("""
       AND NOT EXISTS (SELECT 1 FROM npllm.lanes l WHERE l.lane = o.lane AND l.leased_until > now())
     LIMIT 1000
 """)
+_OLD_WEBHOOKS = text("""
+    UPDATE npllm.inbound_events SET payload = '{}'
+    WHERE handled_at < now() - :days * interval '1 day' AND payload <> '{}'
+""")
 
 
 @dataclass
@@ -65,6 +69,15 @@ def sweep(engine: Engine, client: redis.Redis) -> int:
     ring(client, forgotten)
     enqueue_once(client, jobs.SEND, set(unsent) - set(forgotten))
     return len(forgotten) + len(unsent)
+
+
+def forget_webhooks(engine: Engine, days: float) -> int:
+    """What vendors sent, as they sent it, is kept for some days after it was handled; returns how many went.
+
+    Its key stays on the ledger, so that nothing is handled twice, and so does what was made of it.
+    """
+    with engine.begin() as connection:
+        return connection.execute(_OLD_WEBHOOKS, {"days": days}).rowcount
 
 
 def duties(settings: Settings, engine: Engine, client: redis.Redis) -> list[Duty]:
@@ -99,6 +112,7 @@ def duties(settings: Settings, engine: Engine, client: redis.Redis) -> list[Duty
         Duty(600.0, lambda: enqueue(client, jobs.ERASE, at_most_every=300.0)),
         Duty(15.0 if settings.media_fetch else 600.0, lambda: enqueue(client, jobs.MEDIA, at_most_every=10.0)),
         Duty(3600.0, partitions),
+        Duty(3600.0, lambda: forget_webhooks(engine, settings.webhook_days)),
     ]
 
 

@@ -96,6 +96,7 @@ class Settings(BaseSettings):
     media_fetch: bool = False
     media_max_bytes: int = Field(5_242_880, ge=1)
     media_days: float = Field(90.0, gt=0, le=36_500)
+    webhook_days: float = Field(30.0, gt=0, le=36_500)
     business_hours: str = ""
     handover_minutes: float = Field(60.0, gt=0, le=525_600)
     slack_handover_channel: str | None = None

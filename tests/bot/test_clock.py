@@ -8,12 +8,12 @@ from factories import make_answer, make_event, make_lane, make_part
 from nights import a_day
 from sqlalchemy import Engine, select, update
 
-from bot.clock import GRACE, duties, sweep
+from bot.clock import GRACE, duties, forget_webhooks, sweep
 from core import jobs
 from core.db import transaction
 from core.jobs import BELL
 from core.settings import Settings
-from core.tables import ConsolidationRun, Message, now
+from core.tables import ConsolidationRun, InboundEvent, Message, now
 from integrations.redis.queue import connect, queue
 
 OLD = timedelta(seconds=GRACE + 1)
@@ -81,3 +81,21 @@ def test_every_duty_runs_and_enqueues_its_job(engine: Engine, bell: redis.Redis,
     for duty in agenda:
         duty.action()
     assert len(queue(bell, "asleep").jobs) == 1
+
+
+def test_what_vendors_sent_is_forgotten_some_days_after_it_was_handled(engine: Engine) -> None:
+    def event(name: str, *, handled: float | None, received: float = 50) -> InboundEvent:
+        at = now() - timedelta(days=handled) if handled is not None else None
+        return InboundEvent(
+            source="meta", external_id=name, kind="message", lane="meta:1", payload={"text": "Oi"},
+            received_at=now() - timedelta(days=received), handled_at=at, outcome="answered" if at else None,
+        )  # fmt: skip
+
+    with transaction(engine) as session:
+        session.add_all([event("old", handled=31), event("new", handled=29), event("waits", handled=None)])
+    assert (forget_webhooks(engine, 30.0), forget_webhooks(engine, 30.0)) == (1, 0)
+    with transaction(engine) as session:
+        kept = {row.external_id: (row.payload, row.outcome) for row in session.scalars(select(InboundEvent))}
+    assert kept == {
+        "old": ({}, "answered"), "new": ({"text": "Oi"}, "answered"), "waits": ({"text": "Oi"}, None)
+    }  # fmt: skip
