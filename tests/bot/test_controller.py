@@ -155,7 +155,10 @@ class TestBlueGreen:
         assert "Vocês entregam?" in asked[-1]
         awake.router.forget()
         street.says("E hoje?")
-        assert street.messages("out")[-1].version == new
+        assert [(event.outcome or "").split(":")[0] for event in street.events()] == ["answered", "answered"]
+        asked = next(message for message in street.messages("in") if message.text == "E hoje?")
+        answers = [message for message in street.messages("out") if message.in_reply_to == asked.id]
+        assert [(answer.version, answer.arm) for answer in answers] == [(new, "challenger")]
         with transaction(awake.engine) as session:
             verbs = list(session.scalars(select(RolloutEvent.verb).order_by(RolloutEvent.id)))
         assert verbs == ["start", "switch"]
