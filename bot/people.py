@@ -4,8 +4,7 @@ import uuid
 from datetime import timedelta
 from typing import cast
 
-from sqlalchemy import ColumnElement, Text, delete, or_, select, tuple_, update
-from sqlalchemy import cast as cast_to_text
+from sqlalchemy import ColumnElement, delete, or_, select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session, aliased
 
@@ -230,11 +229,8 @@ def set_audience(session: Session, name: str, audience: Audience) -> None:
     Raises:
         NotFound: nobody is known by it.
     """
-    by_identity = select(CustomerIdentity.customer_id).where(CustomerIdentity.value == name)
-    changed = session.execute(
-        update(Customer)
-        .where(or_(Customer.id.in_(by_identity), cast_to_text(Customer.id, Text) == name))
-        .values(audience=audience)
-    )
-    if changed.rowcount == 0:  # type: ignore[attr-defined]
+    found = customers_of(session, name)
+    for customer in found:
+        customer.audience = audience
+    if not found:
         raise NotFound("Nobody is known by that.", "Give their phone (+55…), a vendor's id of them, or their id here.")

@@ -12,6 +12,7 @@ from together import in_threads
 
 from bot import people
 from core.db import transaction
+from core.errors import NotFound
 from core.messages import Identifier, InboundMessage, Person
 from core.tables import Conversation, Customer, CustomerIdentity, now
 
@@ -161,3 +162,16 @@ def test_people_are_found_by_any_identifier_or_their_id(session: Session) -> Non
         assert [found.id for found in people.customers_of(session, value)] == [ana.id]
     assert people.customers_of(session, "+5500000000000") == []
     assert people.customers_of(session, str(uuid.uuid4())) == []
+
+
+def test_a_circle_is_given_by_any_name_that_they_are_found_by(engine: Engine) -> None:
+    with transaction(engine) as session:
+        ana, ben = make_customer(session), make_customer(session)
+        session.add(CustomerIdentity(customer_id=ana.id, kind="phone", value="+5511987654321"))
+        session.flush()
+        for name in ("+5511987654321", "+55 (11) 98765-4321", str(ana.id)):
+            ana.audience = "all"
+            people.set_audience(session, name, "beta")
+            assert (ana.audience, ben.audience) == ("beta", "all"), name
+        with pytest.raises(NotFound, match="Nobody"):
+            people.set_audience(session, "+5511900000000", "beta")
