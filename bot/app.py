@@ -31,6 +31,7 @@ from core.settings import Settings, get_settings
 log = logging.getLogger(__name__)
 
 TEAM = ("/ops", "/review", "/handover")
+NOWHERE = {"error": "There is nothing at this address.", "next_step": "Open /ops, /review or /handover."}
 DOORS = "The doors are /hooks/twilio, /hooks/meta, /hooks/slack, /chat, /review, /handover and /ops."
 
 
@@ -87,14 +88,15 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     @app.exception_handler(HTTPException)
     async def no_such_door(request: Request, error: HTTPException) -> Response:
         body = {"error": f"{request.method} {request.url.path}: {error.detail}.", "next_step": DOORS}
-        return refused(request, body, error.status_code, error.headers)
+        told = NOWHERE if error.status_code == 404 else None
+        return refused(request, body, error.status_code, error.headers, told=told)
 
     @app.exception_handler(RequestValidationError)
     async def not_as_expected(request: Request, error: RequestValidationError) -> Response:
         # What was typed is not repeated: it may be a password.
         problems = "; ".join(f"{problem['loc'][-1]}: {problem['msg']}" for problem in error.errors())
         body = {"error": f"This cannot be read: {problems}.", "next_step": "Send what the page itself sends."}
-        return refused(request, body, 422)
+        return refused(request, body, 422, told=NOWHERE)
 
     @app.exception_handler(LogInFirst)
     async def log_in_first(request: Request, error: LogInFirst) -> Response:
@@ -109,16 +111,15 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     return app
 
 
-def refused(request: Request, body: dict[str, str], status: int, headers: Mapping[str, str] | None = None) -> Response:
-    """As JSON; to a person of the team who followed a link, as a page in its language."""
-    if (
-        request.method == "GET"
-        and request.url.path.startswith(TEAM)
-        and "text/html" in request.headers.get("accept", "")
-    ):
-        if status in (404, 422) and not body["error"].startswith("There is no"):
-            body = {"error": "There is nothing at this address.", "next_step": "Open /ops, /review or /handover."}
-        answer: Response = page(request, "problem.html", status=status, **body)
+def refused(
+    request: Request, body: dict[str, str], status: int, headers: Mapping[str, str] | None = None, *,
+    told: dict[str, str] | None = None,
+) -> Response:  # fmt: skip
+    """As JSON; to a person of the team who followed a link, as a page in its language, with `told` where that says it
+    better."""
+    followed = request.method == "GET" and "text/html" in request.headers.get("accept", "")
+    if followed and request.url.path.startswith(TEAM):
+        answer: Response = page(request, "problem.html", status=status, **(told or body))
         answer.headers.update(headers or {})
         return answer
     return JSONResponse(body, status_code=status, headers=headers)
