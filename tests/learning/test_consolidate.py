@@ -2,6 +2,7 @@
 
 import threading
 import uuid
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -178,6 +179,21 @@ class Killed(BaseException):
     """Like SIGKILL: nothing of ours runs after it."""
 
 
+def killed(
+    engine: Engine, here: Settings, monkeypatch: pytest.MonkeyPatch, point: str, dies: Callable[..., Any]
+) -> uuid.UUID:
+    """A night of twenty corrections that ended where `point` became `dies`; after that it is as it was."""
+    original = getattr(night, point)
+    monkeypatch.setattr(night, point, dies)
+    with transaction(engine) as session:
+        nights.a_day(session, 20)
+    run_id = asked_for(engine, here)
+    with pytest.raises(Killed):
+        night.consolidate(run_id, here)
+    monkeypatch.setattr(night, point, original)
+    return run_id
+
+
 @pytest.mark.parametrize(("point", "when"), KILL_POINTS)
 def test_killed_anywhere_it_ends_with_one_version(
     engine: Engine, here: Settings, monkeypatch: pytest.MonkeyPatch, point: str, when: str
@@ -189,13 +205,7 @@ def test_killed_anywhere_it_ends_with_one_version(
             original(*arguments, **options)
         raise Killed
 
-    monkeypatch.setattr(night, point, dies)
-    with transaction(engine) as session:
-        nights.a_day(session, 20)
-    run_id = asked_for(engine, here)
-    with pytest.raises(Killed):
-        night.consolidate(run_id, here)
-    monkeypatch.setattr(night, point, original)
+    run_id = killed(engine, here, monkeypatch, point, dies)
     with transaction(engine) as session:  # a killed worker's lease runs out
         session.execute(text("UPDATE npllm.consolidation_runs SET leased_until = now() - interval '1 second'"))
     if point == "_register" and when == "after":
@@ -219,14 +229,7 @@ def test_who_withdraws_while_it_lies_still_is_not_in_it(
     def dies(*_: Any) -> Any:
         raise Killed
 
-    original = getattr(night, point)
-    monkeypatch.setattr(night, point, dies)
-    with transaction(engine) as session:
-        nights.a_day(session, 20)
-    run_id = asked_for(engine, here)
-    with pytest.raises(Killed):
-        night.consolidate(run_id, here)
-    monkeypatch.setattr(night, point, original)
+    run_id = killed(engine, here, monkeypatch, point, dies)
     with transaction(engine) as session:
         gone = session.scalars(select(TrainingExample).where(TrainingExample.split == "train")).first()
         assert gone is not None
