@@ -215,8 +215,7 @@ def said(session: Session, conversation_id: uuid.UUID, most: int) -> list[Messag
 
 def redactor(session: Session, settings: Settings, conversation: Conversation) -> Redactor:
     """For what the team reads of a conversation in Slack; it knows what the channel calls the person."""
-    name = session.get_one(Customer, conversation.customer_id).name
-    return Redactor(names=[name] if name else [], keep=[settings.assistant_name, settings.business_name])
+    return Redactor.of(settings, session.get_one(Customer, conversation.customer_id).name)
 
 
 def ring(client: redis.Redis, lane: str) -> None:

@@ -158,7 +158,7 @@ def _mix(
     session: Session, settings: Settings, context: str, start: datetime, end: datetime
 ) -> Mapping[str, Mapping[str, int]]:
     mixed = func.md5(func.cast(Message.id, Message.text.type))  # of all the time alike
-    redact = Redactor(keep=[settings.assistant_name, settings.business_name])
+    redact = Redactor.of(settings)
     asked = session.execute(
         select(Message.language, Message.text)
         .where(

@@ -103,7 +103,7 @@ def build(settings: Settings) -> Awake:
             key=settings.langsmith_api_key.get_secret_value() if settings.langsmith_api_key else None,
             endpoint=settings.langsmith_endpoint,
             project=settings.langsmith_project,
-            redact=lambda names: Redactor(names=names, keep=[settings.assistant_name, settings.business_name]),
+            redact=lambda names: Redactor.of(settings, *names),
         ),
         channels={"web": web, **vendor_clients(settings)},
     )

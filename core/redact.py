@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 import phonenumbers
 from validate_docbr import CNPJ, CPF
 
+from core.settings import Settings
+
 _EMAIL = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
 _UUID = re.compile(r"\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b", re.I)
 MAX_CARD = 19  # digits (ISO/IEC 7812)
@@ -115,6 +117,11 @@ class Redactor:
         self._keep = {_plain(word) for phrase in self.keep for word in phrase.split()}
         words = {_plain(word) for name in self.names for word in re.findall(r"[^\W\d_]{3,}", name)}
         self._own_words = words - self._keep
+
+    @classmethod
+    def of(cls, settings: Settings, *names: str | None) -> "Redactor":
+        """Knows what a person is called, and leaves the bot's and the business's names as they are."""
+        return cls(names=[name for name in names if name], keep=[settings.assistant_name, settings.business_name])
 
     def __call__(self, text: str) -> str:
         text = self._each(_SECRET_LIKE, "SECRET", text)

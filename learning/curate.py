@@ -234,10 +234,7 @@ def _deleted(session: Session, answer: Message) -> bool:
 
 def _example(candidate: Candidate, settings: Settings) -> Example:
     """What the model read and should have said, normalised and redacted."""
-    redact = Redactor(
-        names=[candidate.customer.name] if candidate.customer.name else [],
-        keep=[settings.assistant_name, settings.business_name],
-    )
+    redact = Redactor.of(settings, candidate.customer.name)
     messages: list[ChatMessage] = chat_messages(
         language=_language(candidate.message.language),
         assistant=settings.assistant_name,

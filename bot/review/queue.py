@@ -63,10 +63,7 @@ def fill(session: Session, settings: Settings) -> int:
 
 def _add(session: Session, settings: Settings, asked: Message, answered: Message, reason: str) -> int:
     customer = session.get(Customer, answered.customer_id)
-    redact = Redactor(
-        names=[customer.name] if customer and customer.name else [],
-        keep=[settings.assistant_name, settings.business_name],
-    )
+    redact = Redactor.of(settings, customer.name if customer else None)
     priority = {"disliked": 1.0, "quarantined": 0.8, "guarded": 0.5, "sample": 0.1}[reason]
     history = [[redact(said), redact(replied)] for said, replied in answered.route.get("history", [])]
     values = {
