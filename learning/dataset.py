@@ -111,6 +111,14 @@ class Batch:
     def answer_width(self) -> int:
         return self.labels.shape[1]
 
+    def losses(self, model: Any) -> torch.Tensor:
+        """Cross-entropy in nats per answer token (rows, answer_width); 0 where `labels` is IGNORED."""
+        logits = answer_logits(model, self).float()
+        losses = torch.nn.functional.cross_entropy(
+            logits.flatten(0, 1), self.labels.flatten(), ignore_index=IGNORED, reduction="none"
+        )
+        return losses.view_as(self.labels)
+
     def to(self, device: torch.device | str) -> "Batch":
         return Batch(
             *(tensor.to(device) for tensor in (self.ids, self.mask, self.positions, self.labels, self.weights))
@@ -147,15 +155,6 @@ def answer_logits(model: Any, batch: Batch) -> torch.Tensor:
         use_cache=False,
     )
     return output.logits[:, :-1]
-
-
-def token_losses(model: Any, batch: Batch) -> torch.Tensor:
-    """Cross-entropy in nats per answer token (rows, answer_width); 0 where `labels` is IGNORED."""
-    logits = answer_logits(model, batch).float()
-    losses = torch.nn.functional.cross_entropy(
-        logits.flatten(0, 1), batch.labels.flatten(), ignore_index=IGNORED, reduction="none"
-    )
-    return losses.view_as(batch.labels)
 
 
 def micro_batches(rows: Sequence[Row], tokens: int) -> Iterator[list[Row]]:

@@ -10,7 +10,7 @@ There is no trainer class and no callback. A non-finite loss ends the run: `Nigh
 import math
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,18 +21,18 @@ import torch
 from core.errors import NightError
 from learning import parallel
 from learning.dataset import (
-    IGNORED,
     MICRO_BATCH_TOKENS,
+    Batch,
     Row,
     collate,
     micro_batches,
     mixed_batches,
-    token_losses,
 )
 from learning.ema import Average, put, snapshot
 from learning.evaluate import score
 from learning.importance import Penalty
 from learning.lora import trainable
+from learning.tree import Tree, groves, grow
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,9 @@ class Recipe:
     Attributes:
         batch_size: new rows per optimiser step; replayed rows come on top.
         warmup: share of the steps in which the rate rises; then it falls along a cosine to 5 %.
-        micro_batch_tokens: padded tokens per backward pass; it bounds memory and changes nothing else. None:
-            `MICRO_BATCH_TOKENS` of the device.
+        tree: passes are trees of rows that begin alike (learning/tree.py), not padded rows.
+        micro_batch_tokens: padded tokens (in a tree: different ones) per backward pass; it bounds memory and changes
+            nothing else. None: `MICRO_BATCH_TOKENS` of the device.
         evaluate_every: steps between looks at the hold-out; `patience` looks without a better one end the run.
     """
 
@@ -52,6 +53,7 @@ class Recipe:
     batch_size: int = 8
     warmup: float = 0.06
     clip: float = 1.0
+    tree: bool = False
     micro_batch_tokens: int | None = None
     evaluate_every: int = 20
     patience: int = 3
@@ -92,6 +94,7 @@ def train(
     model: Any,
     *,
     new: Sequence[Row],
+    plan: Sequence[Sequence[Row]] | None = None,
     replayed: Sequence[Row] = (),
     replays: int | None = None,
     holdout: Sequence[Row] = (),
@@ -107,6 +110,7 @@ def train(
     """Train the adapter of `model` in place, on the device it is on.
 
     Args:
+        plan: the batches of all steps, where the caller knows better which rows belong together; None: drawn here.
         replayed: rows of earlier nights, mixed into the batches of new ones.
         replays: how many of them an epoch takes, going on where the last epoch stopped; None: all of them.
         holdout: rows to stop early on; the weights of the best look are restored at the end. Empty: train to the end.
@@ -126,7 +130,7 @@ def train(
     optimiser = torch.optim.AdamW(parameters.values(), lr=recipe.learning_rate, weight_decay=0.0)
     # The plan of all batches is drawn first: a resumed run skips to its step and goes on with the same batches.
     rng = random.Random(recipe.seed)
-    plan = [
+    plan = plan or [
         rows
         for epoch in range(recipe.epochs)
         for rows in mixed_batches(new, portion(replayed, replays, epoch), recipe.batch_size, rng)
@@ -152,7 +156,7 @@ def train(
             break
         for group in optimiser.param_groups:
             group["lr"] = recipe.learning_rate * schedule(step, len(plan), recipe.warmup)
-        loss = accumulate(model, plan[step], pad_id, micro_batch_tokens)
+        loss = accumulate(model, plan[step], pad_id, micro_batch_tokens, tree=recipe.tree)
         if penalty is not None and parallel.is_first():  # once, whoever adds up
             penalty.add_gradient(parameters)
         loss = parallel.add_up(parameters.values(), loss)
@@ -201,7 +205,7 @@ def portion(rows: Sequence[Row], count: int | None, epoch: int) -> Sequence[Row]
     return [rows[(epoch * count + i) % len(rows)] for i in range(min(count, len(rows)))]
 
 
-def accumulate(model: Any, rows: Sequence[Row], pad_id: int, micro_batch_tokens: int) -> float:
+def accumulate(model: Any, rows: Sequence[Row], pad_id: int, micro_batch_tokens: int, *, tree: bool = False) -> float:
     """Add one batch's gradient to `.grad` (this process's part of it), a few rows at a time; returns its loss in nats.
 
     The loss is the mean cross-entropy per answer token, each token by its example's weight. Activations of a
@@ -210,13 +214,19 @@ def accumulate(model: Any, rows: Sequence[Row], pad_id: int, micro_batch_tokens:
     device = next(model.parameters()).device
     total_weight = sum(row.weight * (len(row) - row.answer_start) for row in rows)
     total = 0.0
-    for group in micro_batches(parallel.mine(sorted(rows, key=len)), micro_batch_tokens):
-        batch = collate(group, pad_id).to(device)
-        weights = batch.weights * (batch.labels != IGNORED)
-        loss = (token_losses(model, batch) * weights).sum() / total_weight
+    for part in _passes(parallel.mine(sorted(rows, key=len)), pad_id, micro_batch_tokens, tree=tree):
+        part = part.to(device)
+        loss = (part.losses(model) * part.weights).sum() / total_weight
         loss.backward()
         total += loss.item()
     return total
+
+
+def _passes(rows: Sequence[Row], pad_id: int, tokens: int, *, tree: bool) -> Iterator[Batch | Tree]:
+    if tree:
+        yield from (grow(part) for part in groves(rows, tokens))
+    else:
+        yield from (collate(part, pad_id) for part in micro_batches(rows, tokens))
 
 
 def schedule(step: int, steps: int, warmup: float) -> float:

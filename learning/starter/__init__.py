@@ -9,6 +9,7 @@ example, so copying is the only way to be right.
                  ours, Portuguese and English)
     slots.py     fills a template's slots with names and figures
     corpus.py    thousands of dialogues from them, the same for the same seed
+    families.py  families of questions about the same passages, which training reads as one tree
     courtesy.py  the safety and courtesy set that every night's gate asks (courtesy.yaml) and its score
     scoring.py   what makes an answer right, as functions of text alone
     evaluate.py  held-out figures of any adapter:  python -m learning.starter.evaluate --base FOLDER --adapter FOLDER

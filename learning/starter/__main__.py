@@ -9,6 +9,7 @@ writes into OUT.work every few minutes.
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -23,7 +24,7 @@ import click
 
 from core.artifacts import CONFIG, read_manifest, write_manifest
 from learning.starter.card import BASE_MODEL, BASE_REVISION, model_card
-from learning.starter.corpus import dialogue
+from learning.starter.corpus import dialogue, family
 from learning.starter.dialogue import Dialogue
 
 if TYPE_CHECKING:
@@ -56,6 +57,12 @@ _HOLDOUT = 64  # rows whose loss is written to the log; they choose nothing
 @click.option("--rank", default=16, show_default=True)
 @click.option("--rate", default=5e-4, show_default=True, help="Peak learning rate.")
 @click.option("--batch", default=8, show_default=True, help="Dialogues a step; on a GPU 64 cost little more than 8.")
+@click.option(
+    "--families",
+    default=0,
+    show_default=True,
+    help="Families of questions about the same passages in a step, beside the batch: read as one tree.",
+)
 @click.option("--processes", default=1, show_default=True, help="That write the dialogues.")
 @click.option("--threads", default=1, show_default=True, help="Torch threads; two on a busy machine are slower.")
 @click.option(
@@ -68,7 +75,7 @@ _HOLDOUT = 64  # rows whose loss is written to the log; they choose nothing
 @click.option("--resume", is_flag=True, help="Go on from the state in OUT.work.")
 def main(
     base: Path, out: Path, seed: int, parent: Path | None, between: float, examples: int, minutes: float | None,
-    rank: int, rate: float, batch: int, processes: int, threads: int, precision: str, resume: bool,
+    rank: int, rate: float, batch: int, families: int, processes: int, threads: int, precision: str, resume: bool,
 ) -> None:  # fmt: skip
     """Train the starter adapter."""
     import torch
@@ -86,20 +93,23 @@ def main(
     work.mkdir(parents=True, exist_ok=True)
 
     torch.set_num_threads(threads)
-    dialogues, all_rows = zip(*written(base, examples + _HOLDOUT, seed, processes).items(), strict=True)
-    _refuse_long_answers(dialogues, all_rows)
-    rows, holdout = all_rows[:examples], all_rows[examples:]
+    found = written(base, examples + _HOLDOUT, seed, processes, beside=bool(families))
+    singles, holdout = dict(islice(found.items(), examples)), list(found.values())[examples:]
+    kin = [_family(base, seed, index) for index in range(families * math.ceil(examples / batch))]
+    learned = {**singles, **{one: row for some in kin for one, row in some.items()}}
+    _refuse_long_answers({**found, **learned})
+    plan = _steps(list(singles.values()), batch, [list(some.values()) for some in kin], families) if families else None
     model, tokenizer = lora.load_base(base)
     if parent is not None:
         model = lora.load_adapter(model, parent)
     else:
         model = lora.new_adapter(model, base_name=BASE_MODEL, base_revision=BASE_REVISION, rank=rank, seed=seed)
     recipe = Recipe(
-        learning_rate=rate, epochs=1, batch_size=batch, warmup=0.04, seed=seed,
-        micro_batch_tokens=800 if model.device.type == "cpu" else None,
+        learning_rate=rate, epochs=1, batch_size=batch, warmup=0.04, seed=seed, tree=bool(families),
+        micro_batch_tokens=(600 if families else 800) if model.device.type == "cpu" else None,
     )  # fmt: skip
-    tokens = sum(len(row) for row in rows)
-    click.echo(f"{len(rows)} examples, {tokens:,} tokens, share of parameters {lora.share_of_parameters(model):.3%}")
+    tokens = sum(len(row) for row in learned.values())
+    click.echo(f"{len(learned)} examples, {tokens:,} tokens, share of parameters {lora.share_of_parameters(model):.3%}")
 
     factors = lora.trainable(model)
     before = ema.snapshot(factors)
@@ -122,15 +132,15 @@ def main(
     started = time.monotonic()
     with quick_products(model) if precision == "bf16" else nullcontext():
         result = train(
-            model, new=rows, pad_id=tokenizer.pad_token_id, recipe=recipe, report=report, checkpoint=state,
-            checkpoint_seconds=180, deadline=started + minutes * 60 if minutes else None,
+            model, new=list(learned.values()), plan=plan, pad_id=tokenizer.pad_token_id, recipe=recipe, report=report,
+            checkpoint=state, checkpoint_seconds=180, deadline=started + minutes * 60 if minutes else None,
         )  # fmt: skip
         ema.put(factors, {name: torch.lerp(before[name], factor.detach(), between) for name, factor in factors.items()})
         loss = mean_loss(model, holdout, tokenizer.pad_token_id)
     facts = training_facts(
-        dialogues[:examples], parent, rank=rank, loss=round(loss, 4), holdout=_HOLDOUT, seed=seed, learning_rate=rate,
-        batch=batch, between=between, precision=precision, device=model.device.type, tokens=tokens,
-        steps=len(result.losses), planned_steps=result.steps,
+        list(learned), parent, rank=rank, loss=round(loss, 4), holdout=_HOLDOUT, seed=seed, learning_rate=rate,
+        examples=examples, batch=batch, families=families, between=between, precision=precision,
+        device=model.device.type, tokens=tokens, steps=len(result.losses), planned_steps=result.steps,
     )  # fmt: skip
     save(model, out)
     (out / "README.md").write_text(model_card(facts), encoding="utf-8")
@@ -138,10 +148,10 @@ def main(
     click.echo(f"{out}: loss {loss:.3f}, {result.seconds / 60:.0f} min, manifest sha256 {digest}")
 
 
-def written(base: Path, size: int, seed: int, processes: int) -> "dict[Dialogue, Row]":
+def written(base: Path, size: int, seed: int, processes: int, *, beside: bool = False) -> "dict[Dialogue, Row]":
     """The first `size` different dialogues of a seed with their rows, in the corpus's order."""
     found: dict[Dialogue, Row] = {}
-    part = partial(_part, base, seed)
+    part = partial(_part, base, seed, beside)
     pool = ProcessPoolExecutor(processes, mp_context=get_context("spawn")) if processes > 1 else nullcontext()
     with pool as workers:
         begin = 0
@@ -149,20 +159,33 @@ def written(base: Path, size: int, seed: int, processes: int) -> "dict[Dialogue,
             end = begin + missing
             parts = [range(first, min(first + _PART, end)) for first in range(begin, end, _PART)]
             for some in workers.map(part, parts) if workers else map(part, parts):
-                for one, row in some:
+                for one, row in some.items():
                     found.setdefault(one, row)
             begin = end
     return dict(islice(found.items(), size))
 
 
-def _part(base: Path, seed: int, indices: range) -> "list[tuple[Dialogue, Row]]":
+def _part(base: Path, seed: int, beside: bool, indices: range) -> "dict[Dialogue, Row]":
     """What one process writes."""
+    return _rows(base, [dialogue(seed, index, beside=beside) for index in indices])
+
+
+def _family(base: Path, seed: int, index: int) -> "dict[Dialogue, Row]":
+    return _rows(base, family(seed, index))
+
+
+def _rows(base: Path, dialogues: Sequence[Dialogue]) -> "dict[Dialogue, Row]":
     from learning.dataset import encode
 
-    dialogues = [dialogue(seed, index) for index in indices]
+    limits = {"max_tokens": _MAX_TOKENS, "max_answer_tokens": MAX_ANSWER_TOKENS + 1}
+    return {one: encode(_tokenizer(base), one.example(), **limits) for one in dialogues}
+
+
+def _steps(rows: "list[Row]", batch: int, kin: "list[list[Row]]", families: int) -> "list[list[Row]]":
+    """The batches: the next dialogues, and the next families whole."""
     return [
-        (one, encode(_tokenizer(base), one.example(), max_tokens=_MAX_TOKENS, max_answer_tokens=MAX_ANSWER_TOKENS + 1))
-        for one in dialogues
+        rows[step * batch : (step + 1) * batch] + sum(kin[step * families : (step + 1) * families], [])
+        for step in range(math.ceil(len(rows) / batch))
     ]
 
 
@@ -185,8 +208,8 @@ def save(model: Any, folder: Path) -> None:
     config.write_text(json.dumps(facts, indent=2, sort_keys=True) + "\n")
 
 
-def _refuse_long_answers(dialogues: Sequence[Dialogue], rows: Sequence[Any]) -> None:
-    for one, row in zip(dialogues, rows, strict=True):
+def _refuse_long_answers(rows: "dict[Dialogue, Row]") -> None:
+    for one, row in rows.items():
         if len(row) - row.answer_start > MAX_ANSWER_TOKENS + 1:
             raise click.ClickException(f"An ideal answer has more than {MAX_ANSWER_TOKENS} tokens: {one.answer}")
 

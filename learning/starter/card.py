@@ -48,16 +48,11 @@ def model_card(facts: dict[str, Any], figures: str = "") -> str:
     """The README.md of the adapter's folder; `figures` is the table that `learning.starter.evaluate` prints."""
     rows = [
         f"| run {number} | seed {run['seed']}, {run['steps']:,} of {run['planned_steps']:,} steps of {run['batch']}"
-        f" examples ({run['tokens']:,} tokens planned, each once); AdamW at {run['learning_rate']}, products in"
-        f" {run['precision']}, {run['device']}{_kept(run)} |"
+        f" examples{_beside(run)} ({run['tokens']:,} tokens planned, each once); AdamW at {run['learning_rate']},"
+        f" products in {run['precision']}, {run['device']}{_kept(run)} |"
         for number, run in enumerate(facts["runs"], 1)
     ]
-    commands = [
-        f"`python -m learning.starter --base FOLDER --out FOLDER --seed {run['seed']} --examples {run['generated']}"
-        f" --batch {run['batch']} --rate {run['learning_rate']}"
-        + (f" --between {run['between']} --parent THE_ONE_BEFORE`" if number else "`")
-        for number, run in enumerate(facts["runs"])
-    ]
+    commands = [_command(run, first=not number) for number, run in enumerate(facts["runs"])]
     return _CARD.format(
         **facts, revision=BASE_REVISION, figures=figures, training="\n".join(rows), again=", then ".join(commands)
     )
@@ -66,6 +61,19 @@ def model_card(facts: dict[str, Any], figures: str = "") -> str:
 def _kept(run: dict[str, Any]) -> str:
     """A run whose end was not kept whole says so."""
     return f"; kept {run['between']:.0%} of the way from the weights before it" if run["between"] < 1 else ""
+
+
+def _command(run: dict[str, Any], *, first: bool) -> str:
+    words = ["python -m learning.starter --base FOLDER --out FOLDER", f"--seed {run['seed']}"]
+    words += [f"--examples {run.get('examples', run['generated'])}", f"--batch {run['batch']}"]
+    words += [f"--families {run['families']}"] if run.get("families") else []
+    words += [f"--rate {run['learning_rate']}"]
+    words += [] if first else [f"--between {run['between']} --parent THE_ONE_BEFORE"]
+    return f"`{' '.join(words)}`"
+
+
+def _beside(run: dict[str, Any]) -> str:
+    return f" and {run['families']} families of questions about the same passages" if run.get("families") else ""
 
 
 def seal(folder: Path, held_out: dict[str, Any], figures: str) -> str:

@@ -176,9 +176,7 @@ class Writer:
 
     def talk(self) -> Dialogue:
         rng = self.rng
-        intents = [name for name, entry in self.sayings.items() if "a" in entry and "q" in entry]
-        often = _TALK_WEIGHTS if self.held else _TALK_WEIGHTS | _REFUSALS
-        intent = rng.choices(intents, weights=[often.get(i, 1.0) for i in intents])[0]
+        intent = self._intent()
         entry = self.sayings[intent]
         question = rng.choice(entry[self.phrasings])
         answer = render(rng.choice(entry["a"]), {"assistant": self.assistant, "business": self.business})
@@ -205,6 +203,12 @@ class Writer:
                 often = 3.0 if topic == "price-list" else 1.0 if spec["product"] == "none" else 1.3
                 weights[topic] = len(asks) * often
         return self.rng.choices(list(weights), weights=list(weights.values()))[0]
+
+    def _intent(self) -> str:
+        """What talk is about."""
+        intents = [name for name, entry in self.sayings.items() if "a" in entry and "q" in entry]
+        often = _TALK_WEIGHTS if self.held else _TALK_WEIGHTS | _REFUSALS
+        return self.rng.choices(intents, weights=[often.get(i, 1.0) for i in intents])[0]
 
     def _leaning(self, product: str, phrasings: str) -> list[str]:
         """Fact kinds that have phrasings which lean on the turn before."""
@@ -270,15 +274,18 @@ class Writer:
         return ((self.rng.choice(entry[self.phrasings]), answer),)
 
     def _passages(self, topics: Sequence[str], count: int) -> tuple[str, ...]:
-        """Passages of these kinds; only what is about a product may stand twice, about two products."""
-        found: list[str] = []
+        return tuple(said.passage for said in self._some(topics, count))
+
+    def _some(self, topics: Sequence[str], count: int) -> list[Said]:
+        """Facts of these kinds; only what is about a product may stand twice, about two products."""
+        found: list[Said] = []
         left = list(topics)
         while left and len(found) < count:
             topic = self.rng.choice(left)
             if self.facts[topic]["product"] == "none":
                 left.remove(topic)
-            found.append(self._say(topic).passage)
-        return tuple(found)
+            found.append(self._say(topic))
+        return found
 
     def _paragraphs(self, passages: list[str]) -> list[str]:
         """Some businesses write several facts into one passage. Not so in the held-out sets: they stay comparable."""
@@ -295,8 +302,8 @@ class Writer:
     def _topic_groups(self, question: str) -> set[str]:
         return next((groups for pattern, groups in _TOPICS.items() if re.search(pattern, question.lower())), set())
 
-    def _distractors(self, said: Said, count: int) -> list[str]:
-        """Other passages, with figures of the same look where the question can still be told apart."""
+    def _distractors(self, said: Said, count: int) -> list[Said]:
+        """Other facts, with figures of the same look where the question can still be told apart."""
         rng, spec = self.rng, said.spec
         same_group = [t for t, other in self.facts.items() if other["group"] == spec["group"] and t != said.topic]
         elsewhere = [t for t, other in self.facts.items() if other["group"] != spec["group"]]
@@ -308,14 +315,15 @@ class Writer:
                 same_fact += 1  # the same fact about another product
             elif roll < 0.65 and not said.ask.get("vague"):
                 close += 1
-        found = [*self._passages([said.topic], same_fact), *self._passages(same_group, close)]
-        return [*found, *self._passages(elsewhere, count - len(found))]
+        found = [*self._some([said.topic], same_fact), *self._some(same_group, close)]
+        return [*found, *self._some(elsewhere, count - len(found))]
 
     def _from_fact(
         self, kind: str, said: Said, question: str, history: tuple[tuple[str, str], ...], *, open_: bool = True
     ) -> Dialogue:
         answer = self._ideal(said)
-        passages = [said.passage, *self._distractors(said, self.rng.choice([0, 1, 1, 2, 2, 2, 2]))]
+        others = self._distractors(said, self.rng.choice([0, 1, 1, 2, 2, 2, 2]))
+        passages = [said.passage, *(other.passage for other in others)]
         self.rng.shuffle(passages)
         passages = self._paragraphs(passages)
         unseen = bool(said.spec.get("unseen"))

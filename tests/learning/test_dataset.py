@@ -8,7 +8,7 @@ import torch
 
 from core.errors import BadInput
 from core.prompts import chat_messages
-from learning.dataset import IGNORED, Example, collate, encode, mixed_batches, token_losses
+from learning.dataset import IGNORED, Example, collate, encode, mixed_batches
 
 
 def example(question: str = "Quanto?", answer: str = "R$ 10.") -> Example:
@@ -44,9 +44,9 @@ def test_a_long_answer_is_cut_and_does_not_learn_to_end(base: tuple[Any, Any]) -
 def test_padding_changes_no_loss(base: tuple[Any, Any]) -> None:
     model, tokenizer = base
     rows = [encode(tokenizer, example(f"Pergunta {'longa ' * n}?", "Resposta " * (n + 1))) for n in range(4)]
-    together = token_losses(model, collate(rows, tokenizer.pad_token_id))
+    together = collate(rows, tokenizer.pad_token_id).losses(model)
     for i, row in enumerate(rows):
-        alone = token_losses(model, collate([row], tokenizer.pad_token_id))
+        alone = collate([row], tokenizer.pad_token_id).losses(model)
         count = len(row) - row.answer_start
         torch.testing.assert_close(together[i, -count:], alone[0, -count:], atol=1e-4, rtol=1e-4)
 

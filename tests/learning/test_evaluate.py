@@ -24,7 +24,7 @@ def test_a_single_conversation_leaves_doubt() -> None:
 
 def test_scores_of_a_model(base: tuple[Any, Any], adapted: Any) -> None:
     from core.prompts import chat_messages
-    from learning.dataset import Example, collate, encode, token_losses
+    from learning.dataset import Example, collate, encode
 
     rows = [
         encode(base[1], Example(tuple(chat_messages(
@@ -32,7 +32,7 @@ def test_scores_of_a_model(base: tuple[Any, Any], adapted: Any) -> None:
         for i in range(5)
     ]  # fmt: skip
     pad_id = base[1].pad_token_id
-    alone = [float(token_losses(adapted, collate([row], pad_id)).mean().detach()) for row in rows]
+    alone = [float(collate([row], pad_id).losses(adapted).mean().detach()) for row in rows]
     for tokens in (1, 2 * len(rows[-1]), None):  # one by one, two by two, as usual
         assert score(adapted, rows[::-1], pad_id, tokens=tokens).losses[::-1] == pytest.approx(alone, rel=1e-4)
     found = score(adapted, rows, pad_id)

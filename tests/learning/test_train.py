@@ -202,7 +202,7 @@ def test_every_epoch_replays_the_next_rows(
 
     seen: list[list[Row]] = []
 
-    def watch(model: Any, batch: list[Row], *_: Any) -> float:
+    def watch(model: Any, batch: list[Row], *_: Any, tree: bool) -> float:
         seen.append(batch)
         return 1.0
 

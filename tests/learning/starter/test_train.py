@@ -97,6 +97,15 @@ class TestTrain:
         assert (only["batch"], only["steps"], only["device"]) == (12, 2, "cpu")
         assert "2 of 2 steps of 12 examples" in (tmp_path / "large" / "README.md").read_text()
 
+    def test_takes_families_whole_beside_the_batch(self, base, tmp_path):
+        out = tmp_path / "families"
+        assert run(train, base, out, "--batch", "6", "--families", "2").exit_code == 0
+        (only,) = verify(out, base_revision=BASE_REVISION)["runs"]
+        assert (only["steps"], only["examples"], only["families"]) == (4, 24, 2)
+        assert 24 + 8 * 4 < only["generated"] <= 24 + 8 * 7
+        card = (out / "README.md").read_text()
+        assert "of 6 examples and 2 families" in card and "--examples 24 --batch 6 --families 2 --rate 0.0005" in card
+
     def test_goes_on_from_an_adapter_and_names_both_runs(self, base, adapter, tmp_path):
         result = run(train, base, tmp_path / "more", "--seed", "1", "--parent", str(adapter))
         assert result.exit_code == 0, result.output
