@@ -65,12 +65,13 @@ def answers(
                 engine.load(name, folder)
             waiting[name] = []
             for messages in asked:
-                tokens, prefix = model.encode_chat([{"role": m["role"], "content": m["content"]} for m in messages])
+                read: list[dict[str, str]] = [{"role": m["role"], "content": m["content"]} for m in messages]
+                tokens, prefix, lines = model.encode_chat(read)
                 written = _Written()
                 engine.submit(
                     Prompt(
-                        tokens, name if folder is not None else base.name, prefix=prefix, max_tokens=max_tokens,
-                        sampling=Sampling(temperature=0.0),
+                        tokens, name if folder is not None else base.name, prefix=prefix, lines=lines,
+                        max_tokens=max_tokens, sampling=Sampling(temperature=0.0),
                     ),
                     written.take,
                 )  # fmt: skip

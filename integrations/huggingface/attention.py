@@ -193,19 +193,20 @@ class Slots:
             values[target, :, :length] = values[source, :, :length]
 
     @torch.inference_mode()
-    def copy_out(self, slot: int, length: int) -> dict[int, tuple[torch.Tensor, torch.Tensor]]:
-        """A copy of a slot's first `length` tokens, by layer."""
+    def copy_out(self, slot: int, start: int, stop: int) -> dict[int, tuple[torch.Tensor, torch.Tensor]]:
+        """A copy of a slot's tokens from `start` to `stop`, by layer."""
         return {
-            layer: (keys[slot, :, :length].clone(), values[slot, :, :length].clone())
+            layer: (keys[slot, :, start:stop].clone(), values[slot, :, start:stop].clone())
             for layer, (keys, values) in self.layers.items()
         }
 
     @torch.inference_mode()
-    def copy_in(self, slot: int, states: Mapping[int, tuple[torch.Tensor, torch.Tensor]]) -> None:
+    def copy_in(self, slot: int, start: int, states: Mapping[int, tuple[torch.Tensor, torch.Tensor]]) -> None:
+        """Put such a copy into a slot, from `start` on."""
         for layer, (key, value) in states.items():
             keys, values = self._of(layer, key[None], value[None])
-            keys[slot, :, : key.shape[1]] = key
-            values[slot, :, : value.shape[1]] = value
+            keys[slot, :, start : start + key.shape[1]] = key
+            values[slot, :, start : start + value.shape[1]] = value
 
 
 def attend(

@@ -154,11 +154,12 @@ def _prompt(engine: Engine, asked: ChatRequest) -> Prompt:
             f"This model's maximum context length is {engine.model.context} tokens; {characters} characters are more.",
             "Send fewer or shorter messages.",
         )
-    tokens, prefix = engine.model.encode_chat(messages)
+    tokens, prefix, lines = engine.model.encode_chat(messages)
     return Prompt(
         tokens,
         asked.model,
         prefix=prefix,
+        lines=lines,
         max_tokens=asked.max_completion_tokens or asked.max_tokens or _DEFAULT_TOKENS,
         stops=asked.stops,
         sampling=asked.sampling,

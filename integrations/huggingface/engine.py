@@ -1,6 +1,6 @@
 """Continuous batching: one thread, which feeds every waiting and every unfinished reply into the next step.
 
-    submit ──► queue ──► admit (a slot, the prefix if it is known) ──► step ──► choose a token for each row
+    submit ──► queue ──► admit (a slot, the beginning as far as it is known) ──► step ──► choose a token for each row
                               ▲                                                    │
                               └──────────── retire: end, limit, stop, cancelled ◄──┘
 
@@ -11,8 +11,8 @@ up the rest. What a row says depends on its own tokens alone: rows share a step 
 import logging
 import threading
 import time
-from collections import OrderedDict, deque
-from dataclasses import dataclass
+from collections import deque
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -20,6 +20,7 @@ import torch
 from core.errors import BadInput, Conflict, ModelUnavailable, NotFound
 from integrations.huggingface.adapters import ServedAdapter
 from integrations.huggingface.attention import Feed
+from integrations.huggingface.beginnings import Beginnings, Key, Part
 from integrations.huggingface.exchange import Counters, Limits, Piece, Prompt, QueueFull, Sink, Ticket, Usage
 from integrations.huggingface.reply_text import ReplyText
 from integrations.huggingface.sampling import Chooser, choose
@@ -43,17 +44,17 @@ class _Row:
     fed: int = 0
     cached: int = 0
     keeps_prefix: bool = False
+    keeps_lines: list[tuple[int, int]] = field(default_factory=list)  # (start, stop)
     answer_limit: int = 0
     finish: str | None = None
 
     @property
-    def prefix_key(self) -> tuple[int, tuple[int, ...]]:
-        return _prefix_key(self.ticket)
+    def prefix_key(self) -> Key:
+        return _key(self.ticket, self.ticket.prompt.prefix)
 
 
-def _prefix_key(ticket: Ticket) -> tuple[int, tuple[int, ...]]:
-    prompt = ticket.prompt
-    return (ticket.adapter.number if ticket.adapter else 0, tuple(prompt.tokens[: prompt.prefix]))
+def _key(ticket: Ticket, stop: int) -> Key:
+    return (ticket.adapter.number if ticket.adapter else 0, tuple(ticket.prompt.tokens[:stop]))
 
 
 class Engine:
@@ -72,9 +73,7 @@ class Engine:
         self._queue: deque[Ticket] = deque()
         self._adapters: dict[str, ServedAdapter] = {}
         self._rows: list[_Row] = []  # the row at place i has slot i
-        self._prefixes: OrderedDict[tuple[int, tuple[int, ...]], dict[int, tuple[torch.Tensor, torch.Tensor]]] = (
-            OrderedDict()
-        )
+        self._beginnings = Beginnings(systems=self.limits.prefixes, line_tokens=self.limits.line_tokens)
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="batching", daemon=True)
         self._thread.start()
@@ -196,6 +195,7 @@ class Engine:
 
         with self._changed:
             if not self._changed.wait_for(work, timeout=IDLE_SECONDS):
+                self._beginnings.rest()
                 self.model.rest()
                 self._changed.wait_for(work)
             if not self._closing:
@@ -207,7 +207,7 @@ class Engine:
             self.counters.failed += 1
             _deliver(row.ticket, Piece(error=ModelUnavailable(message, next_step)))
         self._rows.clear()
-        self._prefixes.clear()
+        self._beginnings.clear()
 
     def _admit(self) -> None:
         """Give free slots to waiting prompts, oldest first. Called with the lock held."""
@@ -219,7 +219,7 @@ class Engine:
                 self.counters.cancelled += 1
                 continue
             # Its system message is being computed for another row right now: a step later it is there for all.
-            shares = ticket.prompt.prefix > 0 and _prefix_key(ticket) in being_read
+            shares = ticket.prompt.prefix > 0 and _key(ticket, ticket.prompt.prefix) in being_read
             if shares or len(self._rows) == self.model.slots.count:
                 waiting.append(ticket)
                 continue
@@ -246,18 +246,27 @@ class Engine:
             pending=list(prompt.tokens),
             answer_limit=min(prompt.max_tokens, self.limits.new_tokens, self.model.context - len(prompt.tokens)),
         )
-        if prompt.prefix:
-            known = self._prefixes.get(row.prefix_key)
-            if known is None:
-                row.keeps_prefix = True
-            else:
-                self._prefixes.move_to_end(row.prefix_key)
-                self.model.slots.copy_in(row.slot, known)
-                row.fed = row.cached = prompt.prefix
-                del row.pending[: prompt.prefix]
+        self._take_up(row)
         self.counters.prompt_tokens += len(prompt.tokens)
         self.counters.cached_tokens += row.cached
         return row
+
+    def _take_up(self, row: _Row) -> None:
+        """Put what is known of the prompt into the row's slot, and note what of the rest is worth keeping."""
+        ticket, prompt = row.ticket, row.ticket.prompt
+        system = self._beginnings.system(row.prefix_key) if prompt.prefix else None
+        row.keeps_prefix = prompt.prefix > 0 and system is None
+        keys = [_key(ticket, stop) for stop in prompt.lines]
+        known = [system] if system else []
+        if not row.keeps_prefix:
+            known += self._beginnings.lines(keys)
+        for part in known:
+            self.model.slots.copy_in(row.slot, part.start, part.states)
+            row.fed = row.cached = part.stop
+        del row.pending[: row.fed]
+        for start, stop, key in zip([prompt.prefix, *prompt.lines], prompt.lines, keys, strict=False):
+            if stop > row.fed and self._beginnings.seen(key):
+                row.keeps_lines.append((start, stop))
 
     def _step(self) -> None:
         for row in self._rows:
@@ -273,8 +282,7 @@ class Engine:
         logits = self.model.forward([feed for _, feed in feeds])
         for row, feed in feeds:
             row.fed += len(feed.tokens)
-            if row.keeps_prefix and row.fed >= row.ticket.prompt.prefix:
-                self._keep_prefix(row)
+            self._keep(row)
         asked = [row for row, feed in feeds if feed.answered]
         tokens = choose(logits, [row.chooser for row in asked])
         self.counters.steps += 1
@@ -298,11 +306,18 @@ class Engine:
             feeds.append((row, Feed(tokens, row.slot, row.fed, row.ticket.adapter, answered=not row.pending)))
         return feeds
 
-    def _keep_prefix(self, row: _Row) -> None:
-        row.keeps_prefix = False
-        self._prefixes[row.prefix_key] = self.model.slots.copy_out(row.slot, row.ticket.prompt.prefix)
-        while len(self._prefixes) > self.limits.prefixes:
-            self._prefixes.popitem(last=False)
+    def _keep(self, row: _Row) -> None:
+        """Keep what has been read by now."""
+        prefix = row.ticket.prompt.prefix
+        if row.keeps_prefix and row.fed >= prefix:
+            row.keeps_prefix = False
+            self._beginnings.keep_system(row.prefix_key, self._part(row, 0, prefix))
+        while row.keeps_lines and row.fed >= row.keeps_lines[0][1]:
+            start, stop = row.keeps_lines.pop(0)
+            self._beginnings.keep_line(_key(row.ticket, stop), self._part(row, start, stop))
+
+    def _part(self, row: _Row, start: int, stop: int) -> Part:
+        return Part(start, stop, self.model.slots.copy_out(row.slot, start, stop))
 
     def _take(self, row: _Row, token: int) -> None:
         """A row has said `token`: hand on its text, and see whether it is done."""

@@ -17,6 +17,7 @@ class Limits:
         adapters: versions that may be loaded at once.
         step_tokens: prompt tokens read in one step.
         prefixes: system messages whose keys and values are kept, over all versions.
+        line_tokens: tokens of further lines of prompts whose keys and values are kept while there is work.
     """
 
     queue: int = 64
@@ -24,6 +25,7 @@ class Limits:
     adapters: int = 6
     step_tokens: int = 256
     prefixes: int = 12
+    line_tokens: int = 2048
 
 
 class QueueFull(Unavailable):
@@ -38,12 +40,14 @@ class Prompt:
     Args:
         model: a loaded version, or the base's name.
         prefix: how many of the tokens are the system message.
+        lines: where lines after it end; other prompts may begin with the same ones.
         ignore_end: answer until the limit, whatever the model says (for measuring).
     """
 
     tokens: Sequence[int]
     model: str
     prefix: int = 0
+    lines: Sequence[int] = ()
     max_tokens: int = 256
     stops: Sequence[str] = ()
     sampling: Sampling = field(default_factory=Sampling)

@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 
 Precision = Literal["auto", "int8", "fp32", "bf16"]
 _CHECKED_TOKENS = 24
+_SHORTEST_LINE = 8
 # Relative error of logits; a wrong mask or position gives several times as much.
 _CHECK_TOLERANCE = {torch.float32: 0.001, torch.bfloat16: 0.03}
 _KNOWN_LAYERS = {"full_attention", "sliding_attention"}  # others keep states of another kind between tokens
@@ -67,6 +68,7 @@ class ServingModel:
         with torch.no_grad():
             self.tokenizer, self._model = self._load()
             self.decoder: Tokenizer = self.tokenizer.backend_tokenizer
+            self._line_ends: dict[int, bool] = {}
             self._marks = [token.content for token in self.decoder.get_added_tokens_decoder().values() if token.special]
             self.context = min(context, getattr(self._model.config, "max_position_embeddings", context))
             self._selects = "logits_to_keep" in inspect.signature(self._model.forward).parameters
@@ -176,12 +178,12 @@ class ServingModel:
         found = sha256 or file_sha256(folder / MANIFEST)
         return read_adapter(name, folder, found, self.groups, self.dtype, self.device)
 
-    def encode_chat(self, messages: Sequence[dict[str, str]]) -> tuple[list[int], int]:
+    def encode_chat(self, messages: Sequence[dict[str, str]]) -> tuple[list[int], int, list[int]]:
         """A conversation as the model reads it, up to where its answer begins.
 
         Returns:
-            The tokens, and how many of them the system message takes (0 where there is none): they are the same in
-            every conversation of a context, so what the model computes for them is worth keeping.
+            The tokens, how many of them the system message takes (0 where there is none), and where the lines after it
+            end: what the model computes for a beginning that prompts share is worth keeping.
 
         Raises:
             BadInput: the model's chat template refuses this order of roles.
@@ -194,15 +196,31 @@ class ServingModel:
         except Exception as error:  # templates raise jinja2's errors, each with its own words
             raise BadInput(f"The model's chat template refuses these messages: {error}.") from error
         tokens: list[int] = self.tokenizer(whole, add_special_tokens=False)["input_ids"]
+        system = self._system(messages, tokens)
+        return tokens, system, self._lines(tokens, system)
+
+    def _system(self, messages: Sequence[dict[str, str]], tokens: list[int]) -> int:
         if messages[0]["role"] != "system":
-            return tokens, 0
+            return 0
         try:
             start = self.tokenizer.apply_chat_template(messages[:1], tokenize=False)
         except Exception:  # a template that insists on a user's message: nothing to keep then
-            return tokens, 0
+            return 0
         prefix: list[int] = self.tokenizer(start, add_special_tokens=False)["input_ids"]
-        shared = len(prefix) if tokens[: len(prefix)] == prefix and len(prefix) < len(tokens) else 0
-        return tokens, shared
+        return len(prefix) if tokens[: len(prefix)] == prefix and len(prefix) < len(tokens) else 0
+
+    def _lines(self, tokens: list[int], start: int) -> list[int]:
+        """Ends of lines after `start`; a few tokens alone are no line, and the last token is always read."""
+        ends: list[int] = []
+        for place in range(start, len(tokens) - 1):
+            if place + 1 - start >= _SHORTEST_LINE and self._ends_line(tokens[place]):
+                ends.append(start := place + 1)
+        return ends
+
+    def _ends_line(self, token: int) -> bool:
+        if token not in self._line_ends:
+            self._line_ends[token] = self.decoder.decode([token], skip_special_tokens=False).endswith("\n")
+        return self._line_ends[token]
 
     def _as_text(self, content: str) -> str:
         """A customer may write the marks that part one turn from the next; here they stay text."""

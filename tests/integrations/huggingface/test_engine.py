@@ -245,6 +245,78 @@ def test_only_so_many_system_messages_are_kept(model: ServingModel, engines: Eng
     assert [cached(first) for first in (10, 11, 10, 12, 10, 11)] == [0, 0, 3, 0, 3, 0]
 
 
+class TestLines:
+    """Two passages of 20 tokens after a system message of 20, then a question of somebody's own."""
+
+    def ask(
+        self, engine: Engine, ask: Ask, own: int, *, passages: int = 40, name: str | None = None
+    ) -> tuple[int, str]:
+        tokens = [*range(20), *range(passages, passages + 40), own, own + 1]
+        reply = ask(
+            engine,
+            Prompt(
+                tokens, name or engine.model.base.name, prefix=20, lines=[40, 60], max_tokens=8, ignore_end=True
+            ),
+        )  # fmt: skip
+        cached: int = reply.last().usage.cached
+        return cached, reply.text
+
+    def test_are_kept_at_the_second_sight_and_change_no_word(
+        self, model: ServingModel, engines: Engines, ask: Ask
+    ) -> None:
+        engine, plain = engines(model), engines(model, line_tokens=0)
+        found = [self.ask(engine, ask, own) for own in (100, 110, 120)]
+        assert [cached for cached, _ in found] == [0, 20, 60]
+        assert found == [*found[:2], (60, self.ask(plain, ask, 120)[1])]
+        assert [text for _, text in found] == [self.ask(plain, ask, own)[1] for own in (100, 110, 120)]
+
+    def test_another_second_passage_takes_up_the_first(self, model: ServingModel, engines: Engines, ask: Ask) -> None:
+        engine, plain = engines(model), engines(model, line_tokens=0)
+        for own in (100, 110):
+            self.ask(engine, ask, own)
+        tokens = [*range(20), *range(40, 60), *range(90, 110), 120]
+        both = [
+            ask(one, Prompt(tokens, model.base.name, prefix=20, lines=[40, 60], max_tokens=8, ignore_end=True))
+            for one in (engine, plain)
+        ]
+        assert both[0].last().usage.cached == 40
+        both[1].last()
+        assert both[0].text == both[1].text
+
+    def test_of_another_version_are_not_taken(
+        self, model: ServingModel, engines: Engines, ask: Ask, adapters: Adapters
+    ) -> None:
+        engine = engines(model)
+        engine.load("v", *adapters(model.base, 1))
+        for own in (100, 110, 120):
+            self.ask(engine, ask, own)
+        assert [self.ask(engine, ask, own, name="v")[0] for own in (100, 110, 120)] == [0, 20, 60]
+
+    def test_only_so_many_are_kept_and_the_longest_unused_goes(
+        self, model: ServingModel, engines: Engines, ask: Ask
+    ) -> None:
+        engine = engines(model, line_tokens=90)
+        cached = [self.ask(engine, ask, 200 + i, passages=at)[0] for i, at in enumerate([40, 40, 40, 90, 90, 90])]
+        assert cached == [0, 20, 60, 20, 20, 60]
+        assert self.ask(engine, ask, 230, passages=90)[0] == 60
+        assert self.ask(engine, ask, 231)[0] == 60
+        self.ask(engine, ask, 232, passages=140)
+        self.ask(engine, ask, 233, passages=140)
+        assert [self.ask(engine, ask, 240 + i, passages=at)[0] for i, at in enumerate([140, 40, 90])] == [60, 60, 20]
+
+    def test_go_when_the_engine_is_idle(
+        self, fresh_model: ServingModel, engines: Engines, ask: Ask, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(engine_module, "IDLE_SECONDS", 0.05)
+        engine = engines(fresh_model)
+        found = [self.ask(engine, ask, own) for own in (100, 110, 120)]
+        assert found[2][0] == 60
+        deadline = time.monotonic() + 20
+        while fresh_model.slots.layers and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert self.ask(engine, ask, 120) == (20, found[2][1])
+
+
 def test_a_cancelled_reply_frees_its_row_and_disturbs_nobody(
     gated: Callable[..., tuple[Engine, Gate]], ask: Ask
 ) -> None:
@@ -376,7 +448,7 @@ def test_a_prompt_that_cannot_be_admitted_fails_alone(
     question = prompt(fresh_model.base.name, length=20, prefix=10)
     ask(engine, question).last()
 
-    def broken(slot: int, states: object) -> None:
+    def broken(slot: int, start: int, states: object) -> None:
         raise RuntimeError("out of memory")
 
     monkeypatch.setattr(fresh_model.slots, "copy_in", broken)
