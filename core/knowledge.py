@@ -23,6 +23,7 @@ from sqlalchemy.orm import Session
 from core import vectors
 from core.errors import BadInput, NotFound, TooLarge
 from core.letters import index_of
+from core.markdown import sections_of
 from core.passages import MAX_WORDS, indexed_text, passages_of
 from core.tables import new_id
 
@@ -74,8 +75,13 @@ class Hit:
 # Putting in --------------------------------------------------------------------------------------------------------
 
 
-def add(session: Session, *, context: str, language: str, text: str, title: str = "", source: str = "") -> list[UUID]:
+def add(
+    session: Session, *, context: str, language: str, text: str, title: str = "", source: str = "",
+    markdown: bool = False,
+) -> list[UUID]:  # fmt: skip
     """Add a document; it is cut into passages that share its title and source.
+
+    A Markdown document is cut under its headings: each passage begins with its own, and is searched by those around it.
 
     A passage that the context already has is not added again, one that was removed comes back; both keep their id.
 
@@ -90,12 +96,19 @@ def add(session: Session, *, context: str, language: str, text: str, title: str 
         raise TooLarge(
             f"The document has {len(text)} characters, at most {MAX_DOCUMENT} are taken.", "Add it in parts."
         )
-    title = _cleaned(title)
-    parts = passages_of(_cleaned(text))
+    title, text = _cleaned(title), _cleaned(text)
+    if markdown:
+        parts = [
+            (". ".join(filter(None, [title, *section.above])), part)
+            for section in sections_of(text)
+            for part in section.passages()
+        ]
+    else:
+        parts = [(title, part) for part in passages_of(text)]
     if not parts:
         raise BadInput("There is no text to add.", "Give the passage's text.")
     _lock(session, context)
-    return [_insert(session, context, language, title, part, source) for part in parts]
+    return [_insert(session, context, language, above, part, source) for above, part in parts]
 
 
 def _insert(session: Session, context: str, language: str, title: str, part: str, source: str) -> UUID:
@@ -172,6 +185,25 @@ def remove(session: Session, id: UUID) -> None:
         _sql("UPDATE npllm.knowledge SET active = false, updated_at = clock_timestamp() WHERE id = :id"), {"id": id}
     )
     vectors.drop(session, id)
+
+
+def remove_others(session: Session, context: str, *, source: str, keep: Sequence[UUID]) -> int:
+    """Remove what an earlier state of a document said and this one does not.
+
+    Args:
+        source: the document's name; `keep`: its passages as they are now.
+    """
+    _lock(session, context)
+    gone = session.scalars(
+        _sql(
+            "UPDATE npllm.knowledge SET active = false, updated_at = clock_timestamp()"
+            " WHERE context = :context AND source = :source AND active AND id <> ALL(:keep) RETURNING id"
+        ),
+        {"context": context, "source": source, "keep": list(keep)},
+    ).all()
+    for id in gone:
+        vectors.drop(session, id)
+    return len(gone)
 
 
 def erase(session: Session, id: UUID) -> None:

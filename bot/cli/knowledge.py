@@ -24,21 +24,33 @@ def knowledge() -> None:
 @context_option
 @click.option("--title", default="", help="Stands before each passage when it is searched.")
 @click.option("--language", type=click.Choice(LANGUAGES), default=None, help="Default: told from the text.")
+@click.option("--replace", is_flag=True, help="Remove what a file of this name said before and does not say now.")
 @as_json_option
-def add(source: str, context: str, title: str, language: str | None, as_json: bool) -> None:
-    """Add a text: a file's path, or - for standard input. It is cut into passages, and searchable at once."""
+def add(source: str, context: str, title: str, language: str | None, replace: bool, as_json: bool) -> None:
+    """Add a text: a file's path, or - for standard input. It is cut into passages, and searchable at once.
+
+    A Markdown file (.md) is cut under its headings, and a passage says which it stood under.
+    """
+    if replace and source == "-":
+        raise click.UsageError("--replace goes by the file's name, and standard input has none. Name a file.")
     text = sys.stdin.read() if source == "-" else _read(Path(source))
+    name, removed = "" if source == "-" else Path(source).name, 0
     with session() as db:
         ids = store.add(
             db, context=context, language=language or language_of(text, settings().language), text=text, title=title,
-            source="" if source == "-" else Path(source).name,
+            source=name, markdown=Path(source).suffix in (".md", ".markdown"),
         )  # fmt: skip
-    note = ""
+        if replace:
+            removed = store.remove_others(db, context, source=name, keep=ids)
+    note = f" {removed} of before removed." if removed else ""
     try:
         embed_knowledge(settings())
     except ModelUnavailable as error:
-        note = f" Found by their words alone until `npllm knowledge reembed`: {error.message}"
-    print_json({"ids": [str(i) for i in ids]}) if as_json else click.echo(f"{len(ids)} passages.{note}")
+        note += f" Found by their words alone until `npllm knowledge reembed`: {error.message}"
+    if as_json:
+        print_json({"ids": [str(i) for i in ids], "removed": removed})
+    else:
+        click.echo(f"{len(ids)} passages.{note}")
 
 
 @knowledge.command("list")

@@ -309,3 +309,22 @@ def test_the_indexes_that_search_relies_on_are_there(engine: Engine) -> None:
         found = session.execute(text("SELECT indexdef FROM pg_indexes WHERE tablename LIKE 'knowledge%'")).scalars()
         columns = [definition.split("(")[-1].rstrip(")") for definition in found]
     assert {"context, model", "context, updated_at", "context, sha256"} <= set(columns)
+
+
+def test_a_markdown_passage_is_found_by_the_headings_around_it(engine: Engine, context: str) -> None:
+    document = "# Colchões\n\n## Aurora\n\nCasal R$ 990.\n\n## Brisa\n\nCasal R$ 1.950.\n\n# Pix\n\nSem taxa.\n"
+    with transaction(engine) as session:
+        knowledge.add(session, context=context, language="pt", text=document, markdown=True)
+    assert [hit.text for hit in find(engine, context, "quanto é o Brisa?", limit=1)] == ["Brisa: Casal R$ 1.950."]
+    assert {hit.text[:5] for hit in find(engine, context, "colchões")} == {"Auror", "Brisa"}
+
+
+def test_another_document_and_another_context_keep_theirs(engine: Engine, context: str) -> None:
+    other = make_context(engine)
+    with transaction(engine) as session:
+        for where, source in ((context, "a.md"), (context, "b.md"), (other, "a.md")):
+            knowledge.add(session, context=where, language="pt", text=f"De {source} em {where}.", source=source)
+        (now,) = knowledge.add(session, context=context, language="pt", text="Agora outra coisa.", source="a.md")
+        assert knowledge.remove_others(session, context, source="a.md", keep=[now]) == 1
+        left = [passage.text for where in (context, other) for passage in knowledge.list_passages(session, where)]
+    assert left == [f"De b.md em {context}.", "Agora outra coisa.", f"De a.md em {other}."]

@@ -59,6 +59,19 @@ class TestKnowledge:
         assert console.data("knowledge", "search", "o frete para São Paulo é grátis?") == []
         assert console.ok("knowledge", "list").strip() == "Nothing yet."
 
+    def test_a_changed_markdown_file_takes_the_place_of_what_it_was(self, console: Console, tmp_path: Path) -> None:
+        page = tmp_path / "precos.md"
+        page.write_text("# Aurora\n\nCasal por R$ 990.\n\n# Entrega\n\nEm 5 dias.\n")
+        console.ok("knowledge", "add", str(page))
+        page.write_text("# Aurora\n\nCasal por R$ 890.\n\n# Entrega\n\nEm 5 dias.\n")
+        assert console.ok("knowledge", "add", str(page), "--replace") == "2 passages. 1 of before removed.\n"
+        assert {p["text"] for p in console.data("knowledge", "list")} == {
+            "Aurora: Casal por R$ 890.",
+            "Entrega: Em 5 dias.",
+        }
+        assert console.data("knowledge", "add", str(page), "--replace")["removed"] == 0
+        assert "Name a file" in console("knowledge", "add", "-", "--replace", input="texto").output
+
     def test_the_newest_is_in_the_list_however_many_there_are(self, console: Console, engine: Engine) -> None:
         with transaction(engine) as session:
             for number in range(101):
