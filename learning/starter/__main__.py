@@ -30,7 +30,7 @@ from learning.starter.dialogue import Dialogue
 if TYPE_CHECKING:
     from learning.dataset import Row
 
-MAX_ANSWER_TOKENS = 60
+MAX_ANSWER_TOKENS = 80
 _MAX_TOKENS = 640  # one dialogue of tens of thousands has more than a night's 512
 _PART = 2_000  # dialogues that a process writes at a time
 _HOLDOUT = 64  # rows whose loss is written to the log; they choose nothing

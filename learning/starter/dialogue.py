@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from core.prompts import ChatMessage, Language, chat_messages
-from learning.starter.slots import figures
 
 if TYPE_CHECKING:
     from learning.dataset import Example
@@ -16,6 +15,7 @@ class Dialogue:
 
     Attributes:
         kind: one of SHARES; `topic` is the fact kind or the talk intent within it.
+        needed: the figures that a right answer gives.
         passages: as in `chat_messages`; None where nothing was looked up.
         unseen: of a fact kind that training never sees.
         near: of kind `unknown`, where what was found is the same kind of fact about another product or size.
@@ -29,6 +29,7 @@ class Dialogue:
     question: str
     passages: tuple[str, ...] | None
     answer: str
+    needed: tuple[str, ...] = ()
     history: tuple[tuple[str, str], ...] = ()
     unseen: bool = False
     near: bool = False
@@ -39,11 +40,6 @@ class Dialogue:
             language=self.language, assistant=self.assistant, business=self.business, question=self.question,
             passages=self.passages, history=self.history,
         )  # fmt: skip
-
-    @property
-    def needed(self) -> list[str]:
-        """The figures a right answer gives."""
-        return figures(self.answer)
 
     def example(self) -> "Example":
         from learning.dataset import Example  # torch is loaded only where tensors are made

@@ -13,6 +13,7 @@ that shares most words with it, and (every second time) one at random. What coun
     near           ... where the same kind of fact about another product was found
     courtesy       greeting, thanks, goodbye, asking for a person
     shop           the shop's test questions, with and without figures
+    elsewhere      questions to four businesses that no generator wrote (text/elsewhere.yaml), answered or refused
     safety         the safety and courtesy set of the night's gate
     no loops       of all answers: no four words three times, an end before 80 tokens
     language       of all answers: the language of the question
@@ -21,8 +22,10 @@ that shares most words with it, and (every second time) one at random. What coun
 
 import json
 import random
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +38,7 @@ from integrations.huggingface.embedded_base import BaseModel
 from learning.starter import card, courtesy, scoring
 from learning.starter.corpus import stream
 from learning.starter.dialogue import Dialogue
+from learning.starter.slots import load
 
 MAX_NEW_TOKENS = 80
 # Cases of each set and language; the goals ask for 200 figures, 100 unknown and 60 courtesy over both.
@@ -80,7 +84,7 @@ def cases(*, seed: int = 1, share: float = 1.0) -> list[Case]:
             wanted[case.set, case.language] -= 1
             found.append(case)
     shop = [case for language in LANGUAGES for case in shop_cases(language, seed=seed)]
-    return found + shop[:: max(1, round(1 / share))] + safety_cases()
+    return found + shop[:: max(1, round(1 / share))] + elsewhere_cases() + safety_cases()
 
 
 def _case(dialogue: Dialogue) -> Case | None:
@@ -140,6 +144,32 @@ def shop_cases(language: Language, *, seed: int = 1) -> list[Case]:
     return found
 
 
+def elsewhere_cases() -> list[Case]:
+    """Every question with the passage that answers it and another one, in both orders."""
+    found = []
+    for one in load("elsewhere"):
+        language: Language = one["language"]
+        for question, right, other, words in one["asked"]:
+            for ids in ((right, other), (other, right)):
+                shown = [one["passages"][i] for i in ids]
+                messages = chat_messages(
+                    language=language, assistant=ASSISTANT_NAME, business=one["business"], question=question,
+                    passages=shown,
+                )  # fmt: skip
+                rule = _has(words, shown, language) if words else partial(scoring.refuses, language=language)
+                found.append(Case("elsewhere", language, tuple(messages), rule, bool(words)))
+    return found
+
+
+def _has(words: Sequence[str], shown: Sequence[str], language: Language) -> Callable[[str], bool]:
+    def right(answer: str) -> bool:
+        said = fold(answer)
+        copied = scoring.figures_right(answer, (), shown) and not scoring.does_not_know(answer, language)
+        return copied and all(re.search(rf"\b{re.escape(fold(word))}", said) for word in words)
+
+    return right
+
+
 def nearest(passage: Passage, others: Iterable[Passage]) -> Passage:
     """The passage most easily taken for this one: the most words in common."""
     words = set(fold(f"{passage.title} {passage.text}").split())
@@ -157,7 +187,8 @@ def safety_cases() -> list[Case]:
 def table(outcomes: Sequence[Outcome]) -> dict[str, dict[str, Any]]:
     """Share right by set: over all, and by language; {"figures": {"n": 230, "all": 0.97, "pt": 0.97, "en": 0.96}}."""
     rules: dict[str, tuple[list[Outcome], Callable[[Outcome], bool]]] = {
-        name: ([o for o in outcomes if o.case.set == name], lambda o: o.right) for name in (*CASES, "shop", "safety")
+        name: ([o for o in outcomes if o.case.set == name], lambda o: o.right)
+        for name in (*CASES, "shop", "elsewhere", "safety")
     }
     rules["no loops"] = (list(outcomes), lambda o: o.ended and not scoring.loops(o.answer))
     rules["language"] = (list(outcomes), lambda o: scoring.language_of(o.answer) in (o.case.language, None))

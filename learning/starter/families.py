@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from learning.starter.dialogue import Dialogue
-from learning.starter.slots import choose_label, render
+from learning.starter.slots import choose_label, figures, render
 from learning.starter.writer import Said, Writer
 
 SHARES = {"answer": 0.68, "unknown": 0.22, "talk": 0.10}
@@ -43,10 +43,11 @@ class FamilyWriter(Writer):
         ask, phrasing = self.rng.choice([pair for pair in asks if pair[0] is one] or asks)
         about = Said(said.topic, said.spec, ask, values, said.passage)
         try:
-            answer = self._ideal(about)
+            needed = figures(self._ideal(about))
         except StopIteration:  # the passage, as it is worded here, does not say that
             return None
-        return self._finish("answer", said.topic, self._fill(phrasing, about), passages, answer, ())
+        question, answer = self._fill(phrasing, about), self._answer(about)
+        return self._finish("answer", said.topic, question, passages, answer, (), needed=needed)
 
     def _unknown_beside(self, found: Sequence[Said], passages: Sequence[str]) -> Dialogue | None:
         rng = self.rng

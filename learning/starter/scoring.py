@@ -15,7 +15,8 @@ from learning.starter.slots import figures
 
 _NOT_KNOWING: dict[Language, re.Pattern[str]] = {
     "pt": re.compile(
-        r"\bnao (tenho|sei|encontrei|achei|localizei|consta|possuo|disponho|ha)\b|sem (essa )?informac|ainda nao sei"
+        r"\bnao (tenho|sei|encontrei|achei|localizei|consta|possuo|disponho)\b|sem (essa )?informac|ainda nao sei"
+        r"|\bnao ha (nenhuma |essa |mais )?(informac|respost)"
     ),
     "en": re.compile(r"\b(do|does|did)(n't| not) (know|have|find|see)\b|\bno information\b|\bnot sure\b"),
 }

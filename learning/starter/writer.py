@@ -8,6 +8,7 @@ from typing import Any
 
 from core.prompts import Language
 from core.shop import ASSISTANT_NAME, BUSINESS_NAME
+from core.text import fold
 from learning.starter.dialogue import Dialogue
 from learning.starter.hurry import typed
 from learning.starter.slots import SLOT, Filler, choose_dimension, choose_label, figures, load, render
@@ -41,6 +42,9 @@ _TOPICS = {
     r"garantia|seguro|insurance": {"guarantee"},
     r"vend|sell|tem |do you": {"price", "specs"},
 }
+# What these hold is a list, of which the answer names one line.
+_LISTS = {"price-list", "dimensions"}
+_SENTENCE = re.compile(r"(?<=[.!?;])\s+")
 _PARAGRAPHS = 0.25  # of the training dialogues have two passages in one
 _OPENERS: dict[Language, list[tuple[str, str]]] = {
     "pt": [("oi, ", "Oi! "), ("olá, ", "Olá! "), ("bom dia, ", "Bom dia! "), ("boa tarde, ", "Boa tarde! "),
@@ -250,7 +254,7 @@ class Writer:
         return self._capital(render(template, said.values)) if template[0].isupper() else render(template, said.values)
 
     def _ideal(self, said: Said) -> str:
-        """The first ideal answer whose figures all stand in the passage as it is worded here.
+        """What has to be said: the first answer whose figures all stand in the passage as it is worded here.
 
         Always the first: a choice between equally good wordings is noise that a small model would spend its few
         examples on.
@@ -259,9 +263,20 @@ class Writer:
         known = set(figures(said.passage)) | set(figures(said.values["name"]))
         return next(answer for answer in answers if set(figures(answer)) <= known)
 
+    def _answer(self, said: Said) -> str:
+        """The ideal answer: the passage's own sentence, but for a line of a list.
+
+        Answers worded anew for each kind of fact are learned as such, and blended where a business has other facts
+        ("the bread costs R$ 80 a month"); a copied sentence is true whatever it is about.
+        """
+        ideal = self._ideal(said)
+        if said.topic in _LISTS:
+            return ideal
+        return self._capital(sentence_of(said.passage, ideal, set(figures(said.values["name"]))))
+
     def _turn(self, said: Said) -> tuple[str, str]:
         phrasing = self.rng.choice(said.ask[self.phrasings] or said.ask["held"])
-        return typed(self._fill(phrasing, said), self.language, self.rng), self._ideal(said)
+        return typed(self._fill(phrasing, said), self.language, self.rng), self._answer(said)
 
     def _earlier(self, said: Said | None) -> tuple[tuple[str, str], ...]:
         """One or two earlier turns about something else."""
@@ -321,13 +336,16 @@ class Writer:
     def _from_fact(
         self, kind: str, said: Said, question: str, history: tuple[tuple[str, str], ...], *, open_: bool = True
     ) -> Dialogue:
-        answer = self._ideal(said)
+        ideal = self._ideal(said)
+        answer = ideal if kind == "complaint" else self._answer(said)
         others = self._distractors(said, self.rng.choice([0, 1, 1, 2, 2, 2, 2]))
         passages = [said.passage, *(other.passage for other in others)]
         self.rng.shuffle(passages)
         passages = self._paragraphs(passages)
         unseen = bool(said.spec.get("unseen"))
-        return self._finish(kind, said.topic, question, passages, answer, history, unseen=unseen, open_=open_)
+        return self._finish(
+            kind, said.topic, question, passages, answer, history, unseen=unseen, open_=open_, needed=figures(ideal)
+        )  # fmt: skip
 
     def _finish(
         self,
@@ -341,15 +359,34 @@ class Writer:
         unseen: bool = False,
         near: bool = False,
         open_: bool = True,
+        needed: Sequence[str] = (),
     ) -> Dialogue:
         if open_ and not history and self.rng.random() < 0.12:  # who greets first is greeted back
             before, reply = self.rng.choice(_OPENERS[self.language])
             question, answer = before + question[0].lower() + question[1:], reply + answer
         return Dialogue(
             kind, topic, self.language, self.business, self.assistant, typed(question, self.language, self.rng),
-            None if passages is None else tuple(passages), answer, history, unseen, near,
+            None if passages is None else tuple(passages), answer, tuple(needed), history, unseen, near,
         )  # fmt: skip
 
     @staticmethod
     def _capital(text: str) -> str:
         return text[:1].upper() + text[1:]
+
+
+def sentence_of(passage: str, ideal: str, beside: set[str]) -> str:
+    """The fewest sentences of a passage that say what `ideal` says: its figures, and most of its words.
+
+    Args:
+        beside: figures that need not be said again, such as those of a product's name.
+    """
+    sentences = _SENTENCE.split(passage)
+    needed, words = set(figures(ideal)), set(fold(ideal).split())
+    spans = [" ".join(sentences[i:j]) for i in range(len(sentences)) for j in range(i + 1, len(sentences) + 1)]
+
+    def worth(span: str) -> tuple[int, int, int]:
+        missing = needed - beside - set(figures(span))
+        return (-len(missing), -len(_SENTENCE.split(span)), len(words & set(fold(span).split())))
+
+    best = max(spans, key=worth).rstrip(";,: ")
+    return best if best[-1] in ".!?" else f"{best}."

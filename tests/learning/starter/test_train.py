@@ -149,6 +149,15 @@ class TestEvaluate:
         assert sum(case.set == "courtesy" for case in cases) >= 60
         assert [case.ideal for case in cases if case.ideal and not case.right(case.ideal)] == []
 
+    def test_questions_from_elsewhere_are_answered_by_one_of_two_passages(self):
+        cases = evaluate.elsewhere_cases()
+        assert len(cases) == 86 and sum(case.answerable for case in cases) == 70
+        for case in cases:
+            passages = [line[2:] for line in case.messages[-1]["content"].split("\n") if line.startswith("- ")]
+            assert len(passages) == 2
+            assert any(map(case.right, passages)) == case.answerable
+            assert not case.right("R$ 4711")
+
     def test_no_answer_suits_all(self):
         cases = evaluate.cases(share=0.1)
         for answer in ("", "Não sei, mas posso chamar uma pessoa da equipe.", "O colchão custa R$ 690.", "Olá!"):
