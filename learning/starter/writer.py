@@ -44,6 +44,7 @@ _TOPICS = {
 }
 # What these hold is a list, of which the answer names one line.
 _LISTS = {"price-list", "dimensions"}
+_SHORT, _TITLE = 16, 3  # words
 _SENTENCE = re.compile(r"(?<=[.!?;])\s+")
 _PARAGRAPHS = 0.25  # of the training dialogues have two passages in one
 _OPENERS: dict[Language, list[tuple[str, str]]] = {
@@ -375,18 +376,30 @@ class Writer:
 
 
 def sentence_of(passage: str, ideal: str, beside: set[str]) -> str:
-    """The fewest sentences of a passage that say what `ideal` says: its figures, and most of its words.
+    """A short passage whole; of a longer one the fewest sentences that say what `ideal` says: its figures, most words.
 
     Args:
         beside: figures that need not be said again, such as those of a product's name.
     """
-    sentences = _SENTENCE.split(passage)
+    sentences = [passage] if len(passage.split()) <= _SHORT else _sentences(passage)
     needed, words = set(figures(ideal)), set(fold(ideal).split())
-    spans = [" ".join(sentences[i:j]) for i in range(len(sentences)) for j in range(i + 1, len(sentences) + 1)]
+    spans = [sentences[i:j] for i in range(len(sentences)) for j in range(i + 1, len(sentences) + 1)]
 
-    def worth(span: str) -> tuple[int, int, int]:
-        missing = needed - beside - set(figures(span))
-        return (-len(missing), -len(_SENTENCE.split(span)), len(words & set(fold(span).split())))
+    def worth(span: list[str]) -> tuple[int, int, int]:
+        said = " ".join(span)
+        missing = needed - beside - set(figures(said))
+        return (-len(missing), -len(span), len(words & set(fold(said).split())))
 
-    best = max(spans, key=worth).rstrip(";,: ")
+    best = " ".join(max(spans, key=worth)).rstrip(";,: ")
     return best if best[-1] in ".!?" else f"{best}."
+
+
+def _sentences(passage: str) -> list[str]:
+    """Its sentences; what is only a title ("Prazo de troca.") stays with the next one."""
+    found: list[str] = []
+    for sentence in _SENTENCE.split(passage):
+        if found and len(found[-1].split()) <= _TITLE:
+            found[-1] += f" {sentence}"
+        else:
+            found.append(sentence)
+    return found
