@@ -38,6 +38,8 @@ class Feed:
         tokens: the row's next tokens.
         past: how many tokens of the row its slot already holds.
         answered: whether the logits after the last of `tokens` are wanted.
+        guessed: how many of the last tokens are a guess; the logits after each of them and after the one before are
+            wanted.
     """
 
     tokens: Sequence[int]
@@ -45,6 +47,12 @@ class Feed:
     past: int
     adapter: "ServedAdapter | None" = None
     answered: bool = True
+    guessed: int = 0
+
+    @property
+    def wanted(self) -> int:
+        """How many of its last tokens' logits are wanted."""
+        return self.guessed + 1 if self.answered else 0
 
 
 class Step:
@@ -78,7 +86,7 @@ class Step:
             else:
                 self.prompts.append((start, start + count, feed.slot, feed.past))
             if feed.answered:
-                last.append(start + count - 1)
+                last.extend(range(start + count - feed.wanted, start + count))
                 self.asked.append(feed)
             if feed.adapter is not None:
                 if self.segments and self.segments[-1][2] is feed.adapter:

@@ -22,8 +22,9 @@ from integrations.huggingface.adapters import ServedAdapter
 from integrations.huggingface.attention import Feed
 from integrations.huggingface.beginnings import Beginnings, Key, Part
 from integrations.huggingface.exchange import Counters, Limits, Piece, Prompt, QueueFull, Sink, Ticket, Usage
+from integrations.huggingface.guesses import Guesses
 from integrations.huggingface.reply_text import ReplyText
-from integrations.huggingface.sampling import Chooser, choose
+from integrations.huggingface.sampling import Chooser
 from integrations.huggingface.serving_model import ServingModel
 from integrations.huggingface.spare_cores import SpareCores
 
@@ -40,6 +41,7 @@ class _Row:
     slot: int
     text: ReplyText
     chooser: Chooser
+    guesses: Guesses
     pending: list[int]  # tokens not fed yet
     fed: int = 0
     cached: int = 0
@@ -243,6 +245,7 @@ class Engine:
             slot=len(self._rows),
             text=ReplyText(self.model.decoder, prompt.stops),
             chooser=Chooser(prompt.sampling),
+            guesses=Guesses(prompt.tokens, prompt.prefix),
             pending=list(prompt.tokens),
             answer_limit=min(prompt.max_tokens, self.limits.new_tokens, self.model.context - len(prompt.tokens)),
         )
@@ -281,18 +284,31 @@ class Engine:
             torch.set_num_threads(threads)
         logits = self.model.forward([feed for _, feed in feeds])
         for row, feed in feeds:
-            row.fed += len(feed.tokens)
+            row.fed += len(feed.tokens) - feed.guessed
             self._keep(row)
-        asked = [row for row, feed in feeds if feed.answered]
-        tokens = choose(logits, [row.chooser for row in asked])
         self.counters.steps += 1
+        place = 0
+        for row, feed in feeds:
+            self._say(row, feed, logits[place : place + feed.wanted])
+            place += feed.wanted
         self.counters.step_seconds += time.perf_counter() - started
-        for row, token in zip(asked, tokens, strict=True):
-            self._take(row, token)
         self._retire()
 
+    def _say(self, row: _Row, feed: Feed, logits: torch.Tensor) -> None:
+        """Choose the row's next token, and go on as long as what was guessed to follow is what is chosen."""
+        guess = feed.tokens[len(feed.tokens) - feed.guessed :]
+        right = 0
+        for after in logits:
+            token = row.chooser.choose(after)
+            self._take(row, token)
+            if row.finish is not None or right == len(guess) or guess[right] != token:
+                break
+            right += 1  # its states are in the slot already
+        row.fed += right
+        row.guesses.learn(len(guess), right)
+
     def _feeds(self) -> list[tuple[_Row, Feed]]:
-        """What the next step is fed: one token of every row that answers, and prompts up to the budget."""
+        """What the next step is fed: of each row that answers its last token and a guess; prompts up to the budget."""
         feeds = []
         budget = self.limits.step_tokens
         for row in self._rows:
@@ -303,7 +319,12 @@ class Engine:
                 budget -= count
             tokens = row.pending[:count]
             del row.pending[:count]
-            feeds.append((row, Feed(tokens, row.slot, row.fed, row.ticket.adapter, answered=not row.pending)))
+            said = row.chooser.said
+            guess = row.guesses.next(said, row.answer_limit - len(said) - 1) if said else ()
+            feed = Feed(
+                [*tokens, *guess], row.slot, row.fed, row.ticket.adapter, answered=not row.pending, guessed=len(guess)
+            )  # fmt: skip
+            feeds.append((row, feed))
         return feeds
 
     def _keep(self, row: _Row) -> None:
@@ -331,7 +352,7 @@ class Engine:
         elif said >= row.answer_limit:
             row.finish = "length"
         if row.finish is None:
-            row.pending.append(token)
+            row.pending = [token]
             if new:
                 _deliver(row.ticket, Piece(new))
             return

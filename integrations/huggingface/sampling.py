@@ -1,9 +1,8 @@
-"""From logits to the next token of each row: greedy unless asked otherwise.
+"""From logits to the next token of a row: greedy unless asked otherwise.
 
 Every row draws from a generator of its own, so that a seed gives the same answer whoever else is in the batch.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -44,10 +43,6 @@ class Chooser:
     said: list[int] = field(default_factory=list)
     _generator: torch.Generator | None = None
 
-    @property
-    def greedy(self) -> bool:
-        return self.sampling.temperature == 0 and not self.sampling.penalises
-
     def choose(self, logits: torch.Tensor) -> int:
         """The next token, from logits of shape (vocabulary,)."""
         logits = self._penalised(logits)
@@ -83,12 +78,3 @@ class Chooser:
         before = best.cumsum(0) - best  # the probability of all likelier tokens
         kept = best.masked_fill(before >= self.sampling.top_p, 0.0)
         return int(tokens[torch.multinomial(kept, 1, generator=self._generator)])
-
-
-def choose(logits: torch.Tensor, choosers: Sequence[Chooser]) -> list[int]:
-    """The next token of each row, from logits of shape (rows, vocabulary)."""
-    likeliest = logits.argmax(-1).tolist()
-    return [
-        token if chooser.greedy else chooser.choose(row)
-        for token, row, chooser in zip(likeliest, logits, choosers, strict=True)
-    ]

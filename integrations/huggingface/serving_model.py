@@ -147,7 +147,7 @@ class ServingModel:
 
     @torch.inference_mode()
     def forward(self, feeds: Sequence[Feed]) -> torch.Tensor:
-        """One step. Logits in fp32, shape (rows, vocabulary), for the feeds that are `answered`, in their order."""
+        """One step. Logits in fp32, shape (tokens, vocabulary), after the tokens that are `wanted`, feed by feed."""
         step = Step(feeds, self.device)
         self.slots.step = step
         try:
@@ -159,8 +159,11 @@ class ServingModel:
             self.slots.step = None
         if not self._selects:
             logits = logits[step.last]
-        places = {id(feed): place for place, feed in enumerate(step.asked)}
-        order = [places[id(feed)] for feed in feeds if feed.answered]
+        places: dict[int, range] = {}
+        for feed in step.asked:
+            start = sum(map(len, places.values()))
+            places[id(feed)] = range(start, start + feed.wanted)
+        order = [place for feed in feeds if feed.answered for place in places[id(feed)]]
         return (logits[: len(order)] if order == list(range(len(order))) else logits[order]).float()
 
     def rest(self) -> None:

@@ -5,6 +5,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from integrations.huggingface import engine as engine_module
 from integrations.huggingface.attention import Feed
 from integrations.huggingface.engine import Engine
 from integrations.huggingface.exchange import Piece, Prompt, QueueFull
-from integrations.huggingface.sampling import Sampling
+from integrations.huggingface.guesses import Guesses
+from integrations.huggingface.sampling import Chooser, Sampling
 from integrations.huggingface.serving_model import ServingModel
 
 Engines = Callable[..., Engine]
@@ -75,9 +77,7 @@ def gated(fresh_model: ServingModel, engines: Engines) -> Callable[..., tuple[En
 def script(monkeypatch: pytest.MonkeyPatch, model: ServingModel, text: str) -> None:
     """Let every row say `text` and then the end, whatever the model thinks."""
     tokens = [*model.decoder.encode(text).ids, next(iter(model.ends))]
-    monkeypatch.setattr(
-        engine_module, "choose", lambda _, choosers: [tokens[min(len(c.said), len(tokens) - 1)] for c in choosers]
-    )
+    monkeypatch.setattr(Chooser, "choose", lambda chooser, _: tokens[min(len(chooser.said), len(tokens) - 1)])
 
 
 def test_greedy_answer_is_that_of_transformers(
@@ -243,6 +243,34 @@ def test_only_so_many_system_messages_are_kept(model: ServingModel, engines: Eng
         return found
 
     assert [cached(first) for first in (10, 11, 10, 12, 10, 11)] == [0, 0, 3, 0, 3, 0]
+
+
+def test_guesses_change_no_word_and_save_steps(
+    model: ServingModel, engines: Engines, ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A prompt that holds the answer: what a copying model's looks like."""
+    engine = engines(model)
+    name = model.base.name
+
+    def asked() -> tuple[list[str], int]:
+        before = engine.counters.steps
+        found = []
+        for seed, sampling in enumerate([Sampling(), Sampling(), Sampling(temperature=1, seed=3)]):
+            plain = prompt(name, seed=seed, length=30)
+            reply = ask(engine, replace(plain, max_tokens=40, sampling=sampling, ignore_end=True))
+            reply.last()
+            tokens = model.decoder.encode(reply.text, add_special_tokens=False).ids
+            again = replace(plain, tokens=[*tokens, *plain.tokens], max_tokens=40, sampling=sampling, ignore_end=True)
+            found.append(ask(engine, again))
+        for reply in found:
+            assert reply.last().usage.completion == 40
+        return [reply.text for reply in found], engine.counters.steps - before
+
+    guessed, steps = asked()
+    monkeypatch.setattr(Guesses, "next", lambda self, said, most: ())
+    plain, slowly = asked()
+    assert guessed == plain
+    assert steps < slowly
 
 
 class TestLines:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from integrations.huggingface.sampling import Chooser, Sampling, choose
+from integrations.huggingface.sampling import Chooser, Sampling
 
 LOGITS = torch.tensor([0.1, 0.2, 0.3, 0.4]).log()
 
@@ -16,7 +16,7 @@ def drawn(sampling: Sampling, logits: torch.Tensor = LOGITS, count: int = 4000) 
 
 
 def test_greedy_is_the_default() -> None:
-    assert choose(LOGITS.repeat(2, 1), [Chooser(Sampling()), Chooser(Sampling())]) == [3, 3]
+    assert Chooser(Sampling()).choose(LOGITS) == 3
 
 
 def test_temperature_one_draws_by_probability() -> None:
@@ -60,11 +60,5 @@ def test_seeds() -> None:
 )
 def test_penalties_count_what_was_said(sampling: Sampling, said: list[int], wanted: int) -> None:
     logits = LOGITS.clone()
-    assert choose(logits[None], [Chooser(sampling, said)]) == [wanted]
+    assert Chooser(sampling, said).choose(logits) == wanted
     torch.testing.assert_close(logits, LOGITS)  # the caller's are left alone
-
-
-def test_rows_choose_for_themselves() -> None:
-    choosers = [Chooser(Sampling()), Chooser(Sampling(temperature=1, top_p=0.01, seed=1)), Chooser(Sampling())]
-    logits = torch.stack([LOGITS, LOGITS.flip(0), LOGITS])
-    assert choose(logits, choosers) == [3, 0, 3]

@@ -23,12 +23,12 @@ import uvicorn
 from click.testing import CliRunner
 
 from core.errors import SettingError
-from integrations.huggingface import engine as engine_module
 from integrations.huggingface import server
 from integrations.huggingface.attention import Feed
 from integrations.huggingface.embeddings_api import Embeddings
 from integrations.huggingface.engine import Engine
 from integrations.huggingface.exchange import Limits
+from integrations.huggingface.sampling import Chooser
 from integrations.huggingface.serving_model import ServingModel
 
 Adapters = Callable[..., tuple[Path, str]]
@@ -88,9 +88,7 @@ def version(served: SimpleNamespace, adapters: Adapters) -> Iterator[str]:
 
 def script(monkeypatch: pytest.MonkeyPatch, model: ServingModel, text: str) -> None:
     tokens = [*model.decoder.encode(text).ids, next(iter(model.ends))]
-    monkeypatch.setattr(
-        engine_module, "choose", lambda _, choosers: [tokens[min(len(c.said), len(tokens) - 1)] for c in choosers]
-    )
+    monkeypatch.setattr(Chooser, "choose", lambda chooser, _: tokens[min(len(chooser.said), len(tokens) - 1)])
 
 
 def test_openai_s_client_gets_a_whole_answer(served: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
