@@ -311,10 +311,20 @@ def abort(door: Door, version: str | None, context: str, reason: str, as_json: b
 @as_json_option
 @click.pass_obj
 def undo(door: Door, context: str, to: str | None, reason: str, as_json: bool) -> Answer:
-    """Serve an older version again, at once (default: the one before); the undone one is quarantined."""
+    """One step back, at once: ends the rollout that runs, else the champion before serves again.
+
+    With --to-version both, and that one serves. What is undone is quarantined.
+    """
     with door.session() as db:
+        active = rollouts.current(db, context, lock=True)
         name = rollouts.undo(db, context, actor=door.actor, to=to, reason=reason)
-    return Answer(f"'{context}' is served by {name} now.", {"context": context, "champion": name}, as_json=as_json)
+        text = f"'{context}' is served by {name} now."
+        if active is not None and to is None:
+            version = db.get_one(AdapterVersion, active.version_id).name
+            text = f"The rollout of {version} is aborted; {name} stays and serves '{context}'."
+            if name != "base":
+                text += f" A second undo takes {name} back."
+    return Answer(text, {"context": context, "champion": name}, as_json=as_json)
 
 
 @rollout.command()

@@ -162,7 +162,7 @@ def abort_version(session: Session, name: str, *, actor: str, reason: str = "") 
         if promoted is not None and promoted.version_id == version.id:
             raise Conflict(
                 f"{name} was promoted, and the next rollout is compared with it.",
-                "npllm rollout undo takes it back, and ends that rollout.",
+                "npllm rollout undo ends that rollout, and a second one takes this back.",
             )
         raise Conflict(f"{name} has no rollout to abort.", "npllm rollout list shows what is active, and who waits.")
     return abort(session, version.context, actor=actor, reason=reason) or stops
@@ -195,7 +195,10 @@ def _just_promoted(session: Session, context: str) -> Rollout | None:
 
 
 def undo(session: Session, context: str, *, actor: str, to: str | None = None, reason: str = "") -> str:
-    """Back to an older version, or to the frozen base, at once; returns its name.
+    """One step back, at once; returns the name of who serves now.
+
+    While a rollout runs that step is the rollout itself, as in Argo: it ends as `abort` ends it, and the champion
+    stays. Else it is the champion's. To a version that is named, or to the frozen base, it is both.
 
     Raises:
         NotFound: there is no earlier version to go to.
@@ -209,11 +212,14 @@ def undo(session: Session, context: str, *, actor: str, to: str | None = None, r
     elif to is not None:
         target = servable(session, context, to if not to.isdigit() else f"{context}-v{to}")
     else:
-        if champion is None and active is None:
+        if active is not None:
+            target = champion
+        elif champion is None:
             registry.get_context(session, context)
             raise NotFound(f"'{context}' is served by the frozen base already.", "Name one: --to-version N.")
-        target = served_before(session, champion) if champion else None
-    if target is champion:  # only the challenger was to be taken back, or nothing
+        else:
+            target = served_before(session, champion)
+    if target is champion:
         return target.name if target else "base"
     return _uncrown(session, context, target, "undo", actor, reason)
 

@@ -84,6 +84,15 @@ def test_a_line_of_words_starts_and_steers(engine: Engine, versions: tuple[str, 
     assert f"{versions[1]} may be started again" in say(engine, f"retry {versions[1]}")
 
 
+def test_undo_says_which_of_the_two_it_took_back(engine: Engine, versions: tuple[str, str], running: str) -> None:
+    said = say(engine, "undo")
+    assert said == (
+        f"The rollout of {running} is aborted; {versions[0]} stays and serves 'customers'."
+        f" A second undo takes {versions[0]} back."
+    )
+    assert say(engine, "undo") == "'customers' is served by base now."
+
+
 def test_who_waits_is_listed(engine: Engine, running: str) -> None:
     with transaction(engine) as session:
         waits = make_version(session).name

@@ -302,6 +302,24 @@ class TestBackwards:
         with pytest.raises(Conflict, match=why):
             begin(engine, new_version(engine), against=name)
 
+    def test_undo_while_a_canary_runs_takes_the_canary_back_and_the_champion_stays(
+        self, engine: Engine, champion: str
+    ) -> None:
+        begin(engine, new_version(engine))
+        with transaction(engine) as session:
+            assert rollouts.undo(session, "customers", actor="test") == champion
+            assert registry.by_name(session, champion).state == "registered"
+        assert latest(engine).state == "aborted"
+        with transaction(engine) as session:
+            assert rollouts.undo(session, "customers", actor="test") == "base"
+
+    def test_undo_to_a_version_takes_canary_and_champion_back(self, engine: Engine, champion: str) -> None:
+        begin(engine, new_version(engine))
+        with transaction(engine) as session:
+            assert rollouts.undo(session, "customers", actor="test", to="base") == "base"
+            assert registry.by_name(session, champion).state == "quarantined"
+        assert latest(engine).state == "aborted"
+
     def test_undo_takes_a_challenger_back_that_nothing_came_before(self, engine: Engine) -> None:
         begin(engine, new_version(engine))
         with transaction(engine) as session:
@@ -461,7 +479,7 @@ def test_where_nobody_is_held_back_nobody_is_waited_for(
     assert look_and_act(engine).state == state
 
 
-def test_what_was_promoted_a_moment_ago_is_taken_back_by_undo_where_the_next_has_begun(
+def test_what_was_promoted_a_moment_ago_is_taken_back_by_undo_after_the_rollout_that_followed(
     engine: Engine, champion: str
 ) -> None:
     promoted, following = new_version(engine), new_version(engine)
@@ -473,5 +491,6 @@ def test_what_was_promoted_a_moment_ago_is_taken_back_by_undo_where_the_next_has
         rollouts.abort_version(session, promoted, actor="test")
     assert "npllm rollout undo" in told.value.next_step
     with transaction(engine) as session:
-        assert rollouts.undo(session, "customers", actor="test") == champion
+        served = [rollouts.undo(session, "customers", actor="test") for _ in range(2)]
+        assert served == [promoted, champion]
         assert rollouts.current(session, "customers") is None
