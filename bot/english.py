@@ -94,6 +94,7 @@ ENGLISH = {
     "margem": "margin",
     "espera uma pessoa": "waits for a person",
     "peso agora": "weight now",
+    "posto à mão": "set by hand",
     "desde": "since",
     "próxima da fila:": "next in line:",
     "Por versão, neste lançamento": "By version, in this rollout",

@@ -77,6 +77,12 @@ def apply(session: Session, rollout: Rollout, change: Change) -> Rollout:
     return rollout
 
 
+def next_weight(rollout: Rollout, plan: Plan) -> float:
+    """The share in the plan's next step; to the same people not less than they have, where an operator set more."""
+    here, following = plan.stages[rollout.stage], plan.stages[rollout.stage + 1]
+    return following.weight if following.audience != here.audience else max(following.weight, rollout.weight)
+
+
 def crown(session: Session, rollout: Rollout, actor: str, reason: str, evidence: dict[str, Any]) -> Rollout:
     """The challenger is champion. The rollout's row first, then the context's, as `undo` takes them: no deadlock."""
     champion = registry.champion(session, rollout.context)

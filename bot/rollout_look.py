@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from bot import units
 from bot.alerts import raise_alert
-from bot.rollout_changes import Change, apply, audit, crown, facts_of, quarantine
+from bot.rollout_changes import Change, apply, audit, crown, facts_of, next_weight, quarantine
 from bot.rollouts import CONTROLLER
 from bot.router import holdback_of
 from core import registry
@@ -68,8 +68,7 @@ def act(session: Session, rollout: Rollout, decision: Decision) -> Rollout:
     if decision.action == "promote":
         return crown(session, rollout, CONTROLLER, reason, evidence)
     if decision.action == "advance":
-        stage = rollout.stage + 1
-        weight = plan.stages[stage].weight
+        stage, weight = rollout.stage + 1, next_weight(rollout, plan)
         change = Change("advance", CONTROLLER, reason, "running", "rollout.advanced", stage, weight, evidence)
         return apply(session, rollout, change)
     expired = now() - rollout.started_at >= timedelta(hours=plan.expires_hours)

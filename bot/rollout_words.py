@@ -28,6 +28,11 @@ def explanation(view: RolloutView) -> list[str]:
             f"Evidence that it is not worse than the fixed point by {view.plan.anchor_margin:.0%}: {e['anchor']}"
             f" (needed {PROMOTE:.0f} for the last step)."
         )
+    if view.by_hand:
+        lines.append(
+            f"Its weight was set by hand; the step's own is {stage.weight:.0%}. A later step may raise it; none to the"
+            " same people lowers it."
+        )
     if (stop := view.stopped) is not None:
         lines.append(f"{r.state.capitalize()} by {stop.actor}: {stop.reason}".rstrip(": ").rstrip(".") + ".")
         if view.decision.action != "hold":  # whose reason stands below

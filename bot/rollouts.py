@@ -13,7 +13,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from bot.alerts import raise_alert
-from bot.rollout_changes import Change, apply, crown, leave_line, note, quarantine, take_turns
+from bot.rollout_changes import Change, apply, crown, leave_line, next_weight, note, quarantine, take_turns
 from core import events, registry
 from core.errors import Conflict, NotFound
 from core.rollouts import ACTIVE, PRESETS, Mode, Plan, Stage
@@ -118,11 +118,8 @@ def promote(session: Session, context: str, *, actor: str, full: bool = False, r
         )
     if full or rollout.stage + 1 == len(plan.stages):
         return crown(session, rollout, actor, reason or "promoted by hand", {})
-    stage = rollout.stage + 1
-    change = Change(
-        "promote", actor, reason, "running", "rollout.advanced", stage=stage, weight=plan.stages[stage].weight
-    )
-    return apply(session, rollout, change)
+    stage, weight = rollout.stage + 1, next_weight(rollout, plan)
+    return apply(session, rollout, Change("promote", actor, reason, "running", "rollout.advanced", stage, weight))
 
 
 def abort(session: Session, context: str, *, actor: str, reason: str = "") -> Rollout | None:

@@ -74,6 +74,12 @@ class RolloutView:
         return 0.0 if self.taken_back else self.rollout.weight
 
     @property
+    def by_hand(self) -> bool:
+        """Whether an operator set its weight: it is not the step's own."""
+        own = self.plan.stages[self.rollout.stage].weight
+        return self.rollout.state in ACTIVE and self.weight not in (0.0, own)  # 0: blue-green, before its checks
+
+    @property
     def bars(self) -> list[dict[str, Any]]:
         """Evidence on a log scale from 1 to its limit, as shares for a bar."""
         from math import log

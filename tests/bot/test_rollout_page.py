@@ -125,6 +125,14 @@ def test_what_was_taken_back_does_not_stand_there_as_promoted(settings: Settings
         assert "Retirada de serviço por rui; atende customers-v1: it swears" in page
 
 
+def test_a_weight_by_hand_is_told(settings: Settings, client: TestClient) -> None:
+    rollout = story(settings, harm=False)
+    assert "posto à mão" not in client.get(f"/ops/rollouts/{rollout.id}").text
+    with transaction(get_engine(str(settings.database_url))) as session:
+        rollouts.set_weight(session, "customers", 0.6, actor="ana")
+    assert "peso agora 60% (posto à mão)" in client.get(f"/ops/rollouts/{rollout.id}").text
+
+
 def test_who_stopped_it_and_why_stands_there(settings: Settings, client: TestClient) -> None:
     engine = get_engine(str(settings.database_url))
     rollout = story(settings, harm=False)

@@ -84,6 +84,13 @@ def test_a_line_of_words_starts_and_steers(engine: Engine, versions: tuple[str, 
     assert f"{versions[1]} may be started again" in say(engine, f"retry {versions[1]}")
 
 
+def test_a_weight_by_hand_is_told_from_the_steps_own(engine: Engine, running: str) -> None:
+    by_hand = "Its weight was set by hand; the step's own is 25%."
+    assert by_hand not in say(engine, "status")
+    assert by_hand in say(engine, "set-weight 60")
+    assert by_hand in say(engine, "explain")
+
+
 def test_undo_says_which_of_the_two_it_took_back(engine: Engine, versions: tuple[str, str], running: str) -> None:
     said = say(engine, "undo")
     assert said == (

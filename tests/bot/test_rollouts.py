@@ -15,6 +15,7 @@ from bot.router import read_routes
 from core import registry
 from core.db import get_engine, transaction
 from core.errors import Conflict, NotFound
+from core.plans import Audience
 from core.rollouts import PRESETS, Decision, Mode, Plan, Stage
 from core.tables import AdapterVersion, Alert, Assignment, Context, Event, Rollout, RolloutEvent
 
@@ -88,6 +89,25 @@ def test_stage_after_stage_to_all_traffic(engine: Engine, champion: str) -> None
         assert registry.champion(session, "customers").name == name  # type: ignore[union-attr]
         assert session.get_one(Context, "customers").watched_since is not None
     assert verbs(engine) == ["start", "advance", "promote"]
+
+
+@pytest.mark.parametrize(("audience", "weight"), [("all", 0.6), ("internal", 0.5)])
+@pytest.mark.parametrize("by", ["hand", "evidence"])
+def test_no_step_takes_back_what_an_operator_gave(
+    engine: Engine, champion: str, audience: Audience, weight: float, by: str
+) -> None:
+    """Within an audience weights rise; to wider circles the plan's own share goes."""
+    first = replace(LADDER.stages[0], audience=audience)
+    rollout = begin(engine, new_version(engine), replace(LADDER, stages=(first, *LADDER.stages[1:])))
+    with transaction(engine) as session:
+        rollouts.set_weight(session, "customers", 0.6, actor="test")
+    if by == "hand":
+        with transaction(engine) as session:
+            rollouts.promote(session, "customers", actor="test")
+    else:
+        vote(engine, rollout, GOOD)
+        look_and_act(engine)
+    assert (latest(engine).stage, latest(engine).weight) == (1, weight)
 
 
 @pytest.mark.parametrize(("actor", "state"), [(rollouts.CONTROLLER, "running"), ("drift", "held")])
