@@ -63,7 +63,8 @@ def _try(step: Callable[..., None], *arguments: object) -> None:
 def _add_live(awake: Awake, context: str, live: list[Served]) -> None:
     with transaction(awake.engine) as session:
         routes = read_routes(session, context, holdback=awake.settings.holdback_share)
-    served = (routes.champion, routes.challenger, routes.control, routes.holdback)
+    outside = routes.without.holdback if routes.without else None
+    served = (routes.champion, routes.challenger, routes.control, routes.holdback, outside)
     live += [one for one in served if one is not None]
 
 

@@ -50,6 +50,7 @@ class Routes:
         challenger: of an active rollout only.
         holdback: who serves the held back; None where nobody is held back.
         share: of people who are.
+        without: as it was before the rollout, for whoever takes no part in it.
         slow_ms: beyond this a reply counts as slow.
     """
 
@@ -64,6 +65,7 @@ class Routes:
     plan: Plan | None = None
     holdback: Served | None = None
     share: float = 0.0
+    without: "Routes | None" = None
     context: str = ""
     slow_ms: float | None = None
     solicit: float = 0.0
@@ -128,25 +130,18 @@ class Router:
 def choose(routes: Routes, unit: str, at: datetime, audience: Audience = "all") -> Route:
     """Pure: the route of a unit under these routes."""
     plan, today = routes.plan, f"{at:%Y-%m-%d}"
-    epoch = epoch_of(plan, routes.stage, at) if plan else today
-    held = (
-        routes.holdback is not None
-        and routes.share > 0
-        and held_back(salt=routes.context, unit=unit, epoch=epoch, share=routes.share)
-    )
     if routes.challenger is None or plan is None:
-        return _outside(routes, held, today)
-    if routes.weight == 0:  # blue-green, before its checks: everybody keeps the champion, and nobody is evidence
-        return _outside(routes, False, "", counted=False)
-    if CIRCLES.index(audience) > CIRCLES.index(plan.stages[routes.stage].audience):
-        return _outside(routes, False, "", counted=False)
+        return _outside(routes, unit, today)
+    outside = CIRCLES.index(audience) > CIRCLES.index(plan.stages[routes.stage].audience)
+    if outside or routes.weight == 0:  # blue-green, before its checks: everybody is
+        return _outside(routes.without or Routes(routes.champion), unit, today, counted=False)
+    epoch, control = epoch_of(plan, routes.stage, at), routes.control or BASE
     arm, probability = assign(
         salt=routes.salt, unit=unit, epoch=epoch, weight=routes.weight, control=routes.control_arm
     )
-    control = routes.control or BASE
     version = routes.challenger if arm == "challenger" else control
-    if held and routes.holdback is not None:
-        arm, version = "holdback", routes.holdback
+    if (holdback := _holds_back(routes, unit, epoch)) is not None:
+        arm, version = "holdback", holdback
     return Route(
         version=version,
         arm=arm,
@@ -161,18 +156,25 @@ def choose(routes: Routes, unit: str, at: datetime, audience: Audience = "all") 
     )
 
 
-def _outside(routes: Routes, held: bool, epoch: str, *, counted: bool = True) -> Route:
-    """No rollout, or none for this person: the champion answers, and the held back stay where they are."""
-    watched = counted and routes.rollout_id is not None and routes.challenger is None and routes.holdback is not None
+def _holds_back(routes: Routes, unit: str, epoch: str) -> Served | None:
+    """Who serves the unit where it is held back; None where it is not."""
+    if routes.holdback is None or not held_back(salt=routes.context, unit=unit, epoch=epoch, share=routes.share):
+        return None
+    return routes.holdback
+
+
+def _outside(routes: Routes, unit: str, today: str, *, counted: bool = True) -> Route:
+    """No rollout, or none for this person: the champion answers, and the held back of the day stay where they are."""
+    watched = counted and routes.rollout_id is not None and routes.holdback is not None
     version, arm = routes.champion, _plain_arm(routes.champion)
-    if held and routes.holdback is not None:
-        version, arm = routes.holdback, "holdback"
+    if (holdback := _holds_back(routes, unit, today)) is not None:
+        version, arm = holdback, "holdback"
     return Route(
         version=version,
         arm=arm,
         probability=1.0 if watched else 0.0,
         rollout_id=routes.rollout_id if watched else None,
-        epoch=epoch if watched else "",
+        epoch=today if watched else "",
         stage=routes.stage if watched else 0,
         fallbacks=_chain(version, routes.champion),
         holdback=routes.share if watched else 0.0,
@@ -200,8 +202,9 @@ def read_routes(session: Session, context: str, *, holdback: float = 0.0, solici
     champion = _served(champion_row)
     rollout = session.scalar(select(Rollout).where(Rollout.context == context, Rollout.state.in_(ACTIVE)))
     challenger = session.get(AdapterVersion, rollout.version_id) if rollout else None
+    without = _watching(session, context, champion_row, holdback)
     if rollout is None or challenger is None or challenger.state != "registered":
-        return _watching(session, context, champion_row, holdback)
+        return without
     against = session.get(AdapterVersion, rollout.against_id) if rollout.against_id else None
     plan = Plan.from_json(rollout.plan)
     held, anchor = holdback_of(session, rollout, plan)
@@ -220,6 +223,7 @@ def read_routes(session: Session, context: str, *, holdback: float = 0.0, solici
         plan=plan,
         holdback=held if anchor == "holdback" else None,
         share=share if anchor == "holdback" else 0.0,
+        without=without,
         context=context,
         slow_ms=rollout.slow_ms,
         solicit=solicit,

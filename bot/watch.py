@@ -37,7 +37,8 @@ _EVERY_RATING = """
     ORDER BY f.customer_id, date(f.given_at), f.given_at
 """
 # Of answers of what stands: a rollout compares its own arms, and a bad challenger in it is no bad world.
-_RATINGS = text(_EVERY_RATING.format(of="AND (m.arm = 'champion' OR m.rollout_id IS NULL)"))
+_STANDS = "AND (m.arm = 'champion' OR m.rollout_id IS NULL AND m.arm IS DISTINCT FROM 'holdback')"
+_RATINGS = text(_EVERY_RATING.format(of=_STANDS))
 _COUNT = text(f"SELECT count(*) FROM ({_EVERY_RATING.format(of='')}) ratings")
 
 

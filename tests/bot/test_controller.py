@@ -382,6 +382,7 @@ class TestDrift:
         self.rate(awake, 150, 0.8, timedelta(days=3))
         for arm in ("challenger", "base", "holdback"):
             self.rate(awake, 150, 0.3, timedelta(days=1), arm=arm, rollout_id=rollout)
+        self.rate(awake, 150, 0.3, timedelta(days=1), arm="holdback")  # outside a rollout's audience
         controller.guard_all(awake)
         with transaction(awake.engine) as session:
             assert session.get_one(Context, "customers").frozen_reason is None

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from bot import rollout_line, rollouts
 from bot.router import BASE, Router, Routes, Served, choose, read_routes, standing_version
 from core.db import get_engine, transaction
-from core.rollouts import PRESETS, Plan, Stage
+from core.rollouts import PRESETS, Mode, Plan, Stage
 from core.tables import AdapterVersion, Context, Rollout
 
 AT = datetime(2026, 11, 27, 12, tzinfo=UTC)
@@ -171,6 +171,24 @@ class TestRoutesOfTheDatabase:
             rollout_line.start(session, new.name, PRESETS["small"], actor="test", against="base")
             routes = read_routes(session, "customers", holdback=0.05)
             assert (routes.control, routes.control_arm, routes.share) == (BASE, "base", 0.0)
+
+    @pytest.mark.parametrize("mode", ["canary", "blue-green"])
+    def test_who_is_held_back_on_a_day_stays_so_outside_a_rollout(self, engine: Engine, mode: Mode) -> None:
+        """Outside its audience, or before blue-green's checks: nothing changes for them, and they are no evidence."""
+        canary = (Stage(0.5, 30, 0.0, 0.15, audience="internal"), Stage(0.5, 30, 0.0, 0.15))
+        plan = Plan("circles", (Stage(1.0, 30, 0.0, 0.15),) if mode == "blue-green" else canary, mode=mode)
+        with transaction(engine) as session:
+            make_version(session, champion=True)
+            seen = [read_routes(session, "customers", holdback=0.05)]
+            rollout_line.start(session, make_version(session).name, plan, actor="test")
+            seen.append(read_routes(session, "customers", holdback=0.05))
+            if mode == "canary":  # to all: the same people are held back there, and counted
+                rollouts.promote(session, "customers", actor="test")
+                seen.append(read_routes(session, "customers", holdback=0.05))
+        before, *during = [{unit for unit in PEOPLE[:2000] if choose(r, unit, AT).arm == "holdback"} for r in seen]
+        assert 60 < len(before) < 140
+        assert all(held == before for held in during)
+        assert {choose(seen[1], unit, AT).rollout_id for unit in PEOPLE[:2000]} == {None}
 
     def test_blue_green_holds_back_on_the_control(self, engine: Engine) -> None:
         plan = Plan("switch", (Stage(1.0, 30, 0.0, 0.1),), mode="blue-green")
