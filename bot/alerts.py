@@ -2,8 +2,9 @@
 
 An alert is a row, written in the transaction of what it tells of, and sent afterwards: none is lost, and nobody waits
 for a mail server inside a transaction. Every door is tried again on its own, by the schedule of Standard Webhooks
-(https://www.standardwebhooks.com: ten tries over three days); `webhook-id` stays the same, so that a receiver can tell
-a repetition.
+(https://www.standardwebhooks.com: ten tries over three days), or later where a door's `Retry-After` says so; what went
+through a door is written down before the next one is tried. `webhook-id` stays the same, so that a receiver can tell a
+repetition.
 """
 
 import json
@@ -11,10 +12,11 @@ import logging
 import random
 import smtplib
 import ssl
+import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from email.message import EmailMessage
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -30,11 +32,13 @@ from core.errors import NpllmError, SettingError, VendorUnavailable
 from core.messages import Outgoing
 from core.settings import Settings
 from core.tables import Alert, now
+from core.untrusted import retry_after
 from integrations.slack.desk import place
 
 log = logging.getLogger(__name__)
 
-LEASE = 60.0  # seconds a sender has for one alert
+ROUND = 60.0  # seconds after which a job begins no further alert: ended in the middle of one it would tell it twice
+LEASE = 300.0  # seconds a sender has for one door; longer than a job that sends may last (core/jobs.py)
 TIMEOUT = 10.0
 WAITS = (5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400)  # seconds before each further try
 _STATES = {
@@ -66,19 +70,24 @@ def raise_alert(session: Session, kind: str, *, context: str, **data: Any) -> No
 
 def deliver(awake: Awake) -> int:
     """Send what is due; returns how many alerts were looked at. Called by the clock and after every guard."""
-    doors, count = open_doors(awake), 0
-    while (told := _claim(awake)) is not None:
+    doors, count, end = open_doors(awake), 0, time.monotonic() + ROUND
+    while time.monotonic() < end and (told := _claim(awake)) is not None:
         count += 1
-        done, errors = dict(told.done), []
+        done, errors, asked = dict(told.done), [], [0.0]
         for name, send in doors.items():
             if name in done:
                 continue
             try:
                 send(told)
-                done[name] = now().isoformat()
             except (NpllmError, OSError, smtplib.SMTPException, httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
                 errors.append(f"{name}: {error.message if isinstance(error, NpllmError) else type(error).__name__}")
-        _settle(awake, told, done, errors)
+                asked.append(getattr(error, "retry_after", None) or 0.0)
+                continue
+            done[name] = now().isoformat()
+            if not _note(awake, told, done=done, leased_until=_lease()):
+                break  # it took longer than its lease: another sender goes on
+        else:
+            _settle(awake, told, errors, max(asked))
     return count
 
 
@@ -120,22 +129,33 @@ def _claim(awake: Awake) -> Told | None:
         )  # fmt: skip
         if alert is None:
             return None
-        alert.leased_until = now() + timedelta(seconds=LEASE)
+        alert.leased_until = _lease()
         alert.attempts += 1
         return Told(alert.id, alert.kind, alert.created_at.isoformat(), alert.data, alert.done, alert.attempts)
 
 
-def _settle(awake: Awake, told: Told, done: dict[str, Any], errors: list[str]) -> None:
-    values: dict[str, Any] = {"done": done, "error": "; ".join(errors)[:500] or None, "leased_until": None}
+def _settle(awake: Awake, told: Told, errors: list[str], asked: float) -> None:
+    """Every door was tried. What is shut is tried again, not before a door that said how long wants to be asked."""
+    values: dict[str, Any] = {"error": "; ".join(errors)[:500] or None, "leased_until": None}
     if errors and told.attempts <= len(WAITS):
-        wait = WAITS[told.attempts - 1] * random.uniform(1.0, 1.2)
+        wait = max(WAITS[told.attempts - 1] * random.uniform(1.0, 1.2), asked)
         values["not_before"] = now() + timedelta(seconds=wait)
     else:
         values["settled_at"] = now()
     if errors:
         log.warning("Alert %s (try %d): %s", told.kind, told.attempts, "; ".join(errors))
+    _note(awake, told, **values)
+
+
+def _lease() -> datetime:
+    return now() + timedelta(seconds=LEASE)
+
+
+def _note(awake: Awake, told: Told, **values: Any) -> bool:
+    """Write down what became of it; False where another sender has it meanwhile."""
+    ours = update(Alert).where(Alert.id == told.id, Alert.attempts == told.attempts)
     with transaction(awake.engine) as session:
-        session.execute(update(Alert).where(Alert.id == told.id).values(**values))
+        return bool(session.execute(ours.values(**values)).rowcount)  # type: ignore[attr-defined]
 
 
 def _slack(awake: Awake, told: Told) -> None:
@@ -187,4 +207,5 @@ def _webhook(settings: Settings, told: Told) -> None:
     url = settings.alert_webhook_url
     with httpx.stream("POST", url, content=body.encode(), headers=headers, timeout=TIMEOUT) as answer:
         if not answer.is_success:  # what else it says, and for how long, is nothing to us
-            raise VendorUnavailable(f"The receiver answered {answer.status_code}.")
+            wait = retry_after(answer.headers.get("Retry-After"))
+            raise VendorUnavailable(f"The receiver answered {answer.status_code}.", retry_after=wait)

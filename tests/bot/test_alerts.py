@@ -1,6 +1,7 @@
 """Alerts: rows of an outbox, told through each open door once, tried again where a door is shut."""
 
 import socketserver
+import sys
 import threading
 from collections.abc import Iterator
 from datetime import timedelta
@@ -16,7 +17,9 @@ from standardwebhooks import Webhook
 
 from bot import alerts
 from bot.wiring import Awake
+from core import jobs
 from core.db import transaction
+from core.errors import VendorUnavailable
 from core.tables import Alert, now
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -28,12 +31,12 @@ class Receiver:
     def __init__(self) -> None:
         self.app = FastAPI()
         self.got: list[tuple[dict[str, str], bytes]] = []
-        self.status = 204
+        self.status, self.headers = 204, dict[str, str]()
         self.app.post("/alerts")(self.take)
 
     async def take(self, request: Request) -> Response:
         self.got.append((dict(request.headers), await request.body()))
-        return Response(status_code=self.status)
+        return Response(status_code=self.status, headers=self.headers)
 
 
 class _Mailbox(socketserver.StreamRequestHandler):
@@ -188,6 +191,64 @@ def test_a_sender_that_died_loses_nothing(awake: Awake, receiver: tuple[Receiver
     with transaction(awake.engine) as session:
         session.execute(update(Alert).values(leased_until=now() - timedelta(seconds=1)))
     assert alerts.deliver(awake) == 1
+
+
+def test_a_sender_that_died_between_two_doors_went_through_the_first(
+    awake: Awake, receiver: tuple[Receiver, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    awake.channels["slack"] = channel = ScriptedChannel()
+    with_settings(awake, alert_slack_channel="C0OPS", alert_webhook_url=receiver[1], alert_webhook_secret=SECRET)
+    raised(awake)
+    with monkeypatch.context() as killed:
+        killed.setattr(alerts, "_webhook", lambda *_: sys.exit("killed"))
+        with pytest.raises(SystemExit):
+            alerts.deliver(awake)
+    with transaction(awake.engine) as session:
+        session.execute(update(Alert).values(leased_until=now() - timedelta(seconds=1)))
+    alerts.deliver(awake)
+    assert (len(channel.texts()), len(receiver[0].got)) == (1, 1)
+
+
+def test_a_sender_slower_than_its_lease_leaves_the_rest_to_who_has_it_now(
+    awake: Awake, receiver: tuple[Receiver, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    awake.channels["slack"] = channel = ScriptedChannel()
+    with_settings(awake, alert_slack_channel="C0OPS", alert_webhook_url=receiver[1], alert_webhook_secret=SECRET)
+    raised(awake)
+    slack = alerts._slack
+
+    def slow(awake: Awake, told: alerts.Told) -> None:
+        slack(awake, told)
+        if told.attempts == 1:
+            with transaction(awake.engine) as session:
+                session.execute(update(Alert).values(leased_until=now() - timedelta(seconds=1)))
+            assert alerts.deliver(awake) == 1
+
+    monkeypatch.setattr(alerts, "_slack", slow)
+    alerts.deliver(awake)
+    assert (len(receiver[0].got), sorted(row(awake).done)) == (1, ["slack", "webhook"])
+    assert len(channel.texts()) == 2  # the one that was on its way
+
+
+def test_no_job_that_sends_outlives_its_lease() -> None:
+    assert max(jobs.GUARD_ROLLOUTS.timeout, jobs.SEND_ALERTS.timeout) < alerts.LEASE
+    assert alerts.ROUND < jobs.SEND_ALERTS.timeout
+
+
+@pytest.mark.parametrize(("door", "asked", "waits"), [("webhook", 900, 900), ("webhook", 1, 5), ("slack", 900, 900)])
+def test_a_door_that_says_how_long_is_not_asked_before(
+    awake: Awake, receiver: tuple[Receiver, str], door: str, asked: int, waits: int
+) -> None:
+    if door == "slack":
+        awake.channels["slack"] = channel = ScriptedChannel()
+        channel.script = [VendorUnavailable("Slack answered 429.", retry_after=asked)]
+        with_settings(awake, alert_slack_channel="C0OPS")
+    else:
+        receiver[0].status, receiver[0].headers = 429, {"Retry-After": str(asked)}
+        with_settings(awake, alert_webhook_url=receiver[1], alert_webhook_secret=SECRET)
+    raised(awake)
+    alerts.deliver(awake)
+    assert waits * 0.9 < (row(awake).not_before - now()).total_seconds() < waits * 1.3
 
 
 def test_after_ten_tries_it_is_left(awake: Awake) -> None:
