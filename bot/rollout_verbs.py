@@ -197,16 +197,22 @@ def history(door: Door, context: str, limit: int, as_json: bool) -> Answer:
     """The audit trail, newest first."""
     with door.session(READERS) as db:
         registry.get_context(db, context)
-        trail = db.scalars(
-            select(RolloutEvent).where(RolloutEvent.context == context).order_by(RolloutEvent.id.desc()).limit(limit)
+        trail = db.execute(
+            select(RolloutEvent, AdapterVersion.name)
+            .outerjoin(Rollout, Rollout.id == RolloutEvent.rollout_id)
+            .outerjoin(AdapterVersion, AdapterVersion.id == Rollout.version_id)
+            .where(RolloutEvent.context == context)
+            .order_by(RolloutEvent.id.desc())
+            .limit(limit)
         )
         found: list[dict[str, Any]] = [
             {"at": e.at.isoformat(), "rollout": e.rollout_id, "actor": e.actor, "verb": e.verb, "reason": e.reason,
-             "before": e.before, "after": e.after}
-            for e in trail
+             "version": version or e.after.get("version") or e.before.get("champion"), "before": e.before,
+             "after": e.after}
+            for e, version in trail
         ]  # fmt: skip
     lines = [
-        f"{e['at'][:19]}  {e['actor']}  {e['verb']} → {e['after'].get('state') or e['after'].get('champion', '')}"
+        f"{e['at'][:19]}  {e['actor']}  {' '.join(filter(None, (e['verb'], e['version'])))} → {_became(e['after'])}"
         f"  {e['reason']}".rstrip()
         for e in found
     ]
@@ -388,6 +394,8 @@ def audience(door: Door, person: str, circle: Audience, as_json: bool) -> Answer
 @click.pass_obj
 def lint(door: Door, plan_file: Path | None, example: bool, as_json: bool) -> Answer:
     """Check a plan's file."""
+    if plan_file is None and not example:
+        raise click.UsageError("Which plan? Name its file, or have one printed to start from: --example.")
     if example or plan_file is None:
         return Answer(EXAMPLE_PLAN.rstrip("\n"), {"example": EXAMPLE_PLAN}, as_json=as_json)
     plan = _plan(door, plan_file)
@@ -402,6 +410,12 @@ def _say(db: Session, context: str, as_json: bool) -> Answer:
     champion = registry.champion(db, context)
     data = describe(view) | {"champion": champion.name if champion else "base"}
     return Answer("\n".join(explanation(view)), data, as_json=as_json)
+
+
+def _became(after: dict[str, Any]) -> str:
+    """What a row of the audit trail led to: who serves, or a rollout's state and weight."""
+    weight = f", {after['weight']:.0%}" if "weight" in after else ""
+    return str(after.get("champion") or after.get("state", "")) + weight
 
 
 def _view(db: Session, context: str) -> RolloutView:

@@ -91,6 +91,16 @@ def test_a_weight_by_hand_is_told_from_the_steps_own(engine: Engine, running: st
     assert by_hand in say(engine, "explain")
 
 
+def test_history_names_the_version_of_every_row(engine: Engine, versions: tuple[str, str], running: str) -> None:
+    for words in ("set-weight 60", "undo --reason drill", "undo", f"retry {versions[0]}"):
+        say(engine, words)
+    rows = [line.split("  ", 2)[2] for line in say(engine, "history").splitlines()]
+    assert rows == [
+        f"retry {versions[0]} → registered", f"undo {versions[0]} → base", f"abort {running} → aborted, 0%  drill",
+        f"set-weight {running} → running, 60%", f"start {running} → running, 25%",
+    ]  # fmt: skip
+
+
 def test_undo_says_which_of_the_two_it_took_back(engine: Engine, versions: tuple[str, str], running: str) -> None:
     said = say(engine, "undo")
     assert said == (
@@ -231,6 +241,8 @@ def test_a_plan_is_read_from_a_file(cli: Cli, engine: Engine, versions: tuple[st
     assert "5% → 25% → 50% → 100%" in cli("lint", str(path)).output
     assert cli("start", versions[1], "--plan", str(path)).exit_code == 0
     assert state(engine) == ("running", 0.05)
+    assert cli("lint").exit_code == 2
+    assert "--example" in cli("lint").stderr
     broken = tmp_path / "broken.yaml"
     broken.write_text("steps: [{setWeight: 500}]")
     assert cli("lint", str(broken)).exit_code == 1
