@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import bindparam, case, func, select, text, update
+from sqlalchemy import Integer, bindparam, case, func, or_, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -32,11 +32,20 @@ _SLOW = text("""
 """)
 
 
-def _count() -> Any:
-    """The unit's counts, inserted or added to; whether it was inserted."""
+def _count(*, of_challenger: bool = False) -> Any:
+    """The unit's counts, inserted or added to, and the challenger's failures in a row; whether it was inserted."""
     counts = ("served", "failed", "slow", "unsafe")
     drawn = ("rollout_id", "customer_id", "epoch", "arm", "probability", "holdback", "stage", "solicited")
-    statement = insert(Assignment).values({name: bindparam(name) for name in (*drawn, *counts)})
+    # Not the columns' own names: they would be written to the other table, too.
+    statement = insert(Assignment).values({name: bindparam(f"unit_{name}") for name in (*drawn, *counts)})
+    if of_challenger:
+        failed, so_far = bindparam("unit_failed", type_=Integer) == 1, Rollout.failed_in_a_row
+        statement = statement.add_cte(
+            update(Rollout)
+            .where(Rollout.id == bindparam("unit_rollout_id"), or_(failed, so_far > 0))  # else there is nothing to write
+            .values(failed_in_a_row=case((failed, so_far + 1), else_=0))
+            .cte("in_a_row")
+        )
     same_arm = Assignment.arm == statement.excluded.arm  # a unit that joined the challenger meanwhile is no evidence
     return statement.on_conflict_do_update(
         index_elements=["rollout_id", "customer_id", "epoch"],
@@ -45,7 +54,7 @@ def _count() -> Any:
 
 
 # Built once: every turn runs them, and building one takes longer than Postgres takes to run it.
-_COUNT = _count()
+_COUNT, _COUNT_CHALLENGER = _count(), _count(of_challenger=True)
 LEFT = (
     select(AdapterVersion.name)
     .where(
@@ -102,26 +111,15 @@ def count_reply(session: Session, customer_id: uuid.UUID, route: Route, outcome:
         return False
     slow = route.slow_ms is not None and not outcome.failed and (outcome.latency_ms or 0.0) > route.slow_ms
     is_new = session.connection().scalar(
-        _COUNT,
+        _COUNT_CHALLENGER if route.arm == "challenger" and not outcome.outage else _COUNT,
         {
-            "rollout_id": route.rollout_id, "customer_id": customer_id, "epoch": route.epoch, "arm": route.arm,
-            "probability": route.probability, "holdback": route.holdback, "stage": route.stage,
-            "solicited": route.solicited, "served": 1, "failed": int(outcome.failed), "slow": int(slow),
-            "unsafe": int(outcome.unsafe),
+            "unit_rollout_id": route.rollout_id, "unit_customer_id": customer_id, "unit_epoch": route.epoch,
+            "unit_arm": route.arm, "unit_probability": route.probability, "unit_holdback": route.holdback,
+            "unit_stage": route.stage, "unit_solicited": route.solicited, "unit_served": 1,
+            "unit_failed": int(outcome.failed), "unit_slow": int(slow), "unit_unsafe": int(outcome.unsafe),
         },
     )  # fmt: skip
-    if route.arm == "challenger" and not outcome.outage:
-        _count_failures_in_a_row(session, route.rollout_id, outcome.failed)
     return bool(is_new)
-
-
-def _count_failures_in_a_row(session: Session, rollout_id: uuid.UUID, failed: bool) -> None:
-    """The row is written only where it changes: a success after a success costs nothing."""
-    statement = update(Rollout).where(Rollout.id == rollout_id)
-    if failed:
-        session.execute(statement.values(failed_in_a_row=Rollout.failed_in_a_row + 1))
-    else:
-        session.execute(statement.where(Rollout.failed_in_a_row > 0).values(failed_in_a_row=0))
 
 
 def count_hand_over(session: Session, answer: Message) -> None:
