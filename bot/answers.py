@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import bindparam, select, update
+from sqlalchemy import Row, bindparam, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -50,16 +50,19 @@ def _values(table: type[Base], row: Mapping[str, Any]) -> dict[str, Any]:
     return {f"{table.__tablename__}_{column}": value for column, value in row.items()}
 
 
-# Built once: building a statement takes longer than running it.
+# Built once: building a statement takes longer than running it. Columns, not rows of the mapper: those take longer too.
 _STANDING = (
-    select(InboundEvent, Conversation, Message, units.LEFT)
+    select(
+        InboundEvent.handled_at, Conversation.context, Conversation.channel, Conversation.address, Conversation.lane,
+        Message.customer_id, Message.consent, units.LEFT.label("left"),
+    )
     .select_from(Lane)
     .join(InboundEvent, InboundEvent.id == bindparam("event"))
     .join(Conversation, Conversation.id == bindparam("conversation"))
     .join(Message, Message.id == bindparam("asked"))
     .where(Lane.lane == bindparam("lane"), Lane.holder == bindparam("holder"))
     .with_for_update(of=Lane)  # the fence
-)
+)  # fmt: skip
 _FIRST_PART = (
     insert(OutboxItem)
     .values(_bound(OutboxItem, PART))
@@ -119,23 +122,21 @@ def save(
         LeaseLost: somebody else has the lane now.
     """
     with transaction(awake.engine) as session:
-        standing = session.execute(
+        standing = session.connection().execute(
             _STANDING,
             {"event": event_id, "conversation": turn.conversation_id, "asked": turn.message_id, "lane": lane.lane,
              "holder": lane.holder},
         ).first()  # fmt: skip
         if standing is None:
             raise lane.lost()
-        event, conversation, asked, left = standing
-        if event.handled_at is not None:
+        if standing.handled_at is not None:
             return
-        if generated.served is None:
-            left = None  # no version speaks, so none is left
-        if turn.together:
-            asked.text = turn.message.text  # what is learned from is the whole question and its answer
-        answer = _answer(turn, conversation, asked, left, generated, route, found, awake.settings.token_prices)
+        left = standing.left if generated.served is not None else None  # no version speaks, so none is left
+        if turn.together:  # what is learned from is the whole question and its answer
+            session.get_one(Message, turn.message_id).text = turn.message.text
+        answer = _answer(turn, standing, left, generated, route, found, awake.settings.token_prices)
         ask_rating = route is not None and _count(session, turn, route, generated)
-        first, *others = _parts(awake, turn, conversation, answer, shown=generated.shown, ask_rating=ask_rating)
+        first, *others = _parts(awake, turn, standing, answer, shown=generated.shown, ask_rating=ask_rating)
         session.connection().execute(
             _FIRST_PART,
             {"event": event_id, "handled": now(), "outcome": f"answered:{answer['id']}",
@@ -145,23 +146,23 @@ def save(
             session.connection().execute(_OTHER_PARTS, [_values(OutboxItem, row) for row in others])
         if left:  # the transcript shows where a version that was taken back stopped speaking
             events.record(
-                session, "version.left", context=conversation.context, channel=conversation.channel,
-                conversation=conversation.id, message=str(answer["id"]), left=left, version=answer["version"],
+                session, "version.left", context=standing.context, channel=standing.channel,
+                conversation=turn.conversation_id, message=str(answer["id"]), left=left, version=answer["version"],
             )  # fmt: skip
         if turn.kind == "handover":
+            conversation = session.get_one(Conversation, turn.conversation_id)
             handover.ask(session, awake.settings, conversation, by="customer", said=turn.message.text)
         elif turn.kind == "back":
-            handover.give_back_conversation(session, conversation, by="customer")
+            handover.give_back_conversation(session, session.get_one(Conversation, turn.conversation_id), by="customer")
         if turn.ask_consent:
-            _ask_consent(awake, session, turn, conversation)
+            _ask_consent(session, turn, standing)
         for other in turn.together:
             handled(session.get_one(InboundEvent, other), f"answered together:{answer['id']}")
 
 
 def _answer(
     turn: Turn,
-    conversation: Conversation,
-    asked: Message,
+    standing: Row[Any],
     left: str | None,
     generated: Generated,
     route: Route | None,
@@ -172,10 +173,10 @@ def _answer(
     reply, served = generated.reply, generated.served
     return {
         "id": new_id(),
-        "conversation_id": conversation.id,
-        "customer_id": asked.customer_id,
-        "context": conversation.context,
-        "channel": conversation.channel,
+        "conversation_id": turn.conversation_id,
+        "customer_id": standing.customer_id,
+        "context": standing.context,
+        "channel": standing.channel,
         "direction": "out",
         "role": "bot",
         "kind": turn.kind,
@@ -183,7 +184,7 @@ def _answer(
         "in_reply_to": turn.message_id,
         "language": turn.language,
         "created_at": now(),
-        "consent": asked.consent,
+        "consent": standing.consent,
         "version": version_of(served),
         "adapter_version_id": served.id if served else None,
         "rollout_id": route.rollout_id if route else None,
@@ -227,7 +228,7 @@ def _count(session: Session, turn: Turn, route: Route, generated: Generated) -> 
 def _parts(
     awake: Awake,
     turn: Turn,
-    conversation: Conversation,
+    standing: Row[Any],
     answer: Mapping[str, Any],
     *,
     shown: dict[str, Any],
@@ -235,7 +236,7 @@ def _parts(
 ) -> list[dict[str, Any]]:
     """Every part is a row before anything is sent; buttons stand under the last one, where they fit, else under a
     short question of their own."""
-    client = awake.channel(conversation.channel)
+    client = awake.channel(standing.channel)
     text = f"{answer['text']}\n\n{guardrails.ASK_RATING[turn.language]}" if ask_rating else answer["text"]
     parts = split_text(text, client.max_text)
     rateable = turn.kind == "text" and awake.settings.feedback_buttons
@@ -245,15 +246,15 @@ def _parts(
         parts = [*split_text(answer["text"], client.max_text), question[turn.language]]
     rows = []
     for number, part in enumerate(parts, 1):
-        payload: dict[str, Any] = {"address": conversation.address, "text": part}
+        payload: dict[str, Any] = {"address": standing.address, "text": part}
         if shown and number == 1:
             payload["extra"] = shown
         if rateable and number == len(parts):
             payload["buttons"] = _buttons(str(answer["id"]), turn.language)[: client.limits.buttons]
         rows.append({
-            "id": new_id(), "message_id": answer["id"], "conversation_id": conversation.id,
+            "id": new_id(), "message_id": answer["id"], "conversation_id": turn.conversation_id,
             "in_reply_to": turn.message_id, "kind": "answer", "part": number, "parts": len(parts),
-            "channel": conversation.channel, "lane": conversation.lane, "payload": payload,
+            "channel": standing.channel, "lane": standing.lane, "payload": payload,
         })  # fmt: skip
     return rows
 
@@ -264,23 +265,22 @@ def _buttons(answer_id: str, language: Language) -> list[list[str]]:
     return [[feedback_button(answer_id, verdict), title] for verdict, title in shown]
 
 
-def _ask_consent(awake: Awake, session: Session, turn: Turn, conversation: Conversation) -> None:
+def _ask_consent(session: Session, turn: Turn, standing: Row[Any]) -> None:
     """With the first answer, never alone."""
     session.execute(
         update(people.Customer).where(people.Customer.id == turn.customer_id).values(consent_asked_at=now())
     )
     question = Message(
-        id=new_id(), conversation_id=conversation.id, customer_id=turn.customer_id, context=turn.context,
-        channel=conversation.channel, direction="out", role="bot", kind="consent",
+        id=new_id(), conversation_id=turn.conversation_id, customer_id=turn.customer_id, context=turn.context,
+        channel=standing.channel, direction="out", role="bot", kind="consent",
         text=people.CONSENT_QUESTION[turn.language], language=turn.language,
     )  # fmt: skip
     session.add(question)
     session.flush()
     session.add(
         OutboxItem(
-            message_id=question.id, conversation_id=conversation.id, in_reply_to=turn.message_id, kind="consent",
-            channel=conversation.channel, lane=conversation.lane,
-            payload={"address": conversation.address, "text": question.text},
+            message_id=question.id, conversation_id=turn.conversation_id, in_reply_to=turn.message_id, kind="consent",
+            channel=standing.channel, lane=standing.lane, payload={"address": standing.address, "text": question.text},
         )
     )  # fmt: skip
 

@@ -42,7 +42,7 @@ def _count(*, of_challenger: bool = False) -> Any:
         failed, so_far = bindparam("unit_failed", type_=Integer) == 1, Rollout.failed_in_a_row
         statement = statement.add_cte(
             update(Rollout)
-            .where(Rollout.id == bindparam("unit_rollout_id"), or_(failed, so_far > 0))  # else there is nothing to write
+            .where(Rollout.id == bindparam("unit_rollout_id"), or_(failed, so_far > 0))  # else it stays
             .values(failed_in_a_row=case((failed, so_far + 1), else_=0))
             .cte("in_a_row")
         )
