@@ -131,6 +131,7 @@ def next_in_line(session: Session, context: str) -> None:
         "state": "running", "weight": _first_weight(Plan.from_json(rollout.plan)), "evidence": {},
         "against_id": control.id if control else None, "started_at": func.now(), "stage_started_at": func.now(),
         "row_version": rollout.row_version + 1,
+        "slow_ms": units.slow_ms(session, context, control.name if control else "base"),
     }  # fmt: skip
     changed = session.execute(
         update(Rollout)

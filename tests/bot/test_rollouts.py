@@ -5,7 +5,7 @@ from dataclasses import replace
 from threading import Thread
 
 import pytest
-from factories import LADDER, QUICK, make_version, make_votes
+from factories import LADDER, QUICK, make_answer, make_conversation, make_version, make_votes
 from sqlalchemy import Engine, select, update
 from together import in_threads
 
@@ -184,9 +184,14 @@ class TestTheLine:
         begin(engine, next_one, queue=True)
         with transaction(engine) as session:
             rollouts.promote(session, "customers", actor="test", full=True, reason="drill")
+            session.execute(update(Rollout).where(Rollout.state == "waiting").values(slow_ms=900.0))
+            conversation = make_conversation(session)
+            for _ in range(20):
+                make_answer(session, conversation, version=running, latency_ms=300.0)
             rollout_line.next_in_line(session, "customers")
             current = rollouts.require_current(session, "customers")
             assert current.against_id == registry.by_name(session, running).id
+            assert current.slow_ms == 300.0
 
     def test_who_was_withdrawn_meanwhile_does_not_begin(self, engine: Engine, champion: str) -> None:
         begin(engine, new_version(engine))
