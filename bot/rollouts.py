@@ -83,6 +83,8 @@ def set_mode(session: Session, context: str, mode: Mode, *, actor: str, reason: 
     ladder for its volume from here on. What an operator paused stays so.
     """
     rollout = require_current(session, context)
+    if mode == rollout.mode:
+        return rollout  # its step does not begin anew: that would cost it the step's votes, or blue-green its traffic
     plan = Plan.from_json(rollout.plan)
     now_at = plan.stages[rollout.stage]
     left = plan.left

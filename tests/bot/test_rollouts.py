@@ -217,7 +217,7 @@ class TestModes:
             rollouts.set_mode(session, "customers", "canary", actor="test")
         assert (latest(engine).mode, latest(engine).stage) == ("canary", 2)
 
-    @pytest.mark.parametrize("detour", [("ab",), ("blue-green",), ("ab", "blue-green"), ("canary",)])
+    @pytest.mark.parametrize("detour", [("ab",), ("blue-green",), ("ab", "blue-green"), ("canary", "ab")])
     def test_canary_comes_back_to_the_plan_that_was_given(
         self, engine: Engine, champion: str, detour: tuple[Mode, ...]
     ) -> None:
@@ -238,6 +238,21 @@ class TestModes:
         assert plan.stages[back.stage :] == (replace(steps[1], weight=0.11), steps[2])
         with transaction(engine) as session:
             assert rollouts.promote(session, "customers", actor="test").weight == 0.3
+
+    @pytest.mark.parametrize("plan", [
+        LADDER, Plan("halves", (Stage(0.5, 30, 0.0, 0.1),), mode="ab"),
+        Plan("switch", (Stage(1.0, 30, 0.0, 0.1),), mode="blue-green"),
+    ])  # fmt: skip
+    def test_its_own_mode_changes_nothing(self, engine: Engine, champion: str, plan: Plan) -> None:
+        """The step began anew: its votes no longer counted for it, and blue-green gave its traffic back."""
+        begin(engine, new_version(engine), plan)
+        with transaction(engine) as session:
+            session.execute(update(Rollout).values(weight=plan.stages[0].weight))
+        before = latest(engine)
+        with transaction(engine) as session:
+            rollouts.set_mode(session, "customers", plan.mode, actor="test")
+        after = latest(engine)
+        assert (after.stage, after.weight, after.row_version) == (before.stage, before.weight, before.row_version)
 
     @pytest.mark.parametrize("mode", ["ab", "blue-green", "canary"])
     def test_an_operators_pause_stays(self, engine: Engine, champion: str, mode: Mode) -> None:
