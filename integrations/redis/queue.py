@@ -71,8 +71,9 @@ def enqueue_once(client: redis.Redis, job: Job, lanes: Iterable[str]) -> None:
 
 
 def _kept(job: Job) -> dict[str, Any]:
-    """How long a job may take, and what RQ keeps of it: nothing of a success, a failure for an hour."""
-    return {"timeout": job.timeout, "result_ttl": 0, "failure_ttl": 3600}
+    """How long a job may take, and what RQ keeps of it: nothing, not of a failure either. A lane is called by
+    somebody's phone; the ledger knows what is still to be done, and the log what went wrong."""
+    return {"timeout": job.timeout, "result_ttl": 0, "failure_ttl": 0}
 
 
 def taken(client: redis.Redis, job: Job, lane: str) -> None:

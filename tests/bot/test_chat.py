@@ -741,7 +741,7 @@ def test_logs_hold_nobodys_words(
     assert not [line for line in lines if "segredo" in line or "torta" in line or ANA in line]
 
 
-def test_a_job_that_fails_is_logged_without_the_lane(
+def test_a_job_that_fails_leaves_the_lane_neither_in_the_log_nor_in_redis(
     street: Street, awake: Awake, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """RQ tells a job's arguments with its failure, and a lane is called by somebody's phone."""
@@ -764,6 +764,7 @@ def test_a_job_that_fails_is_logged_without_the_lane(
     lines = [_Formatter("awake").format(record) for record in caplog.records]
     assert any("bot.jobs.answer" in line for line in lines)
     assert not [line for line in lines if ANA.lstrip("+") in line]
+    assert [*client.scan_iter("rq:job:*"), *client.scan_iter("rq:results:*")] == []
 
 
 def test_a_lost_lease_is_no_error_of_the_event(street: Street, monkeypatch: pytest.MonkeyPatch, awake: Awake) -> None:
