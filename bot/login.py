@@ -5,9 +5,7 @@ are closed; with another one, whoever was logged in has to log in again.
 """
 
 import hmac
-import math
 import re
-import time
 from typing import Annotated
 
 from fastapi import APIRouter, Form, Request
@@ -19,8 +17,8 @@ from limits.strategies import MovingWindowRateLimiter
 
 from bot.hooks import closed
 from bot.pages import page
-from bot.visitors import network
-from core.errors import NotAllowed, TooMany
+from bot.visitors import network, too_many
+from core.errors import NotAllowed
 from core.settings import Settings
 
 COOKIE = "npllm_operator"
@@ -105,8 +103,7 @@ class Login:
         TooMany: this address was wrong too often; the right password has to wait too, or it would be told apart.
         """
         if not self.wrong.test(GUESSES, address):
-            wait = max(1, math.ceil(self.wrong.get_window_stats(GUESSES, address).reset_time - time.time()))
-            raise TooMany("Too many wrong passwords.", f"Try again in {wait} seconds.", retry_after=wait)
+            raise too_many("Too many wrong passwords.", self.wrong.get_window_stats(GUESSES, address))
 
 
 def _local(target: str) -> str:

@@ -15,7 +15,7 @@ from datetime import timedelta
 import redis.asyncio
 from fastapi import Request, Response
 from itsdangerous import BadSignature, URLSafeTimedSerializer
-from limits import RateLimitItem, parse_many
+from limits import RateLimitItem, WindowStats, parse_many
 from limits.aio.storage import MemoryStorage, RedisStorage
 from limits.aio.strategies import MovingWindowRateLimiter
 from limits.errors import StorageError
@@ -156,9 +156,13 @@ class Rates:
 
     async def _hit_in(self, counter: MovingWindowRateLimiter, item: RateLimitItem, *name: str) -> None:
         if not await counter.hit(item, *name):
-            stats = await counter.get_window_stats(item, *name)
-            wait = max(1, math.ceil(stats.reset_time - time.time()))
-            raise TooMany(f"Too many requests: {item} are allowed.", f"Try again in {wait} seconds.", retry_after=wait)
+            raise too_many(f"Too many requests: {item} are allowed.", await counter.get_window_stats(item, *name))
+
+
+def too_many(what: str, window: WindowStats) -> TooMany:
+    """With the seconds after which there is room again."""
+    wait = max(1, math.ceil(window.reset_time - time.time()))
+    return TooMany(what, f"Try again in {wait} seconds.", retry_after=wait)
 
 
 def network(address: str) -> str:
