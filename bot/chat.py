@@ -275,6 +275,7 @@ def _save_incoming(
         kind=message.kind,
         text=message.text,
         provider_message_id=message.provider_message_id,
+        edited_at=message.edited_at,
         language=conversation.language,
         consent=people.may_learn_from(writer, message.channel, slack_learning=awake.settings.slack_learning),
     )

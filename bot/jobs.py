@@ -3,11 +3,11 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import redis
-from sqlalchemy import Text, and_, cast, or_, update
+from sqlalchemy import Text, and_, cast, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -38,7 +38,8 @@ from integrations.twilio import webhook as twilio
 log = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 10
-NEWEST = "edited_to"  # beside what the vendor sent of a message: its text, where it was edited before it was answered
+NEWEST = "newest"  # beside what the vendor sent of a message: its text and when, where it was edited before its answer
+EARLY = "edited:"  # before the key of a message that has not come yet, but an edit of it
 READERS = {"twilio": twilio.read, "meta": meta.read, "slack": slack.read, "web": web_channel.read}
 
 
@@ -141,6 +142,7 @@ def _next(awake: Awake, lane: str) -> list[InboundEvent]:
     """What is due on a lane: its oldest unhandled event, with the messages that belong to it."""
     with transaction(awake.engine) as session:
         events, wait = next_events(session, lane, awake.settings.debounce_seconds)
+        _edited_before_they_came(session, events)
     if wait > 0:
         ring_later(awake.redis, lane, wait)
     return events
@@ -179,8 +181,8 @@ def _handle(awake: Awake, events: Sequence[InboundEvent], held: Lease) -> Inboun
 def _read(event: InboundEvent) -> Inbound | None:
     """In the bot's words; of a message that was edited while it waited, the newest."""
     inbound = READERS[event.source](event.kind, event.payload)
-    if isinstance(inbound, InboundMessage) and NEWEST in event.payload:
-        return replace(inbound, text=event.payload[NEWEST])
+    if isinstance(inbound, InboundMessage) and (newest := event.payload.get(NEWEST)):
+        return replace(inbound, text=newest["text"], edited_at=datetime.fromisoformat(newest["at"]))
     return inbound
 
 
@@ -216,20 +218,30 @@ def _note(awake: Awake, session: Session, event: InboundEvent, inbound: Inbound 
         outbox.record_status(awake, session, inbound)
         outcome = f"status:{inbound.delivery}"
     elif isinstance(inbound, InboundEdit):
-        signals.record_edit(session, inbound)
-        outcome = "deleted" if inbound.text is None else "edited"
-        for key in inbound.keys:
-            if inbound.text is None:
-                _never_answer(session, event, key)
-            elif inbound.text:
-                _answer_instead(session, event, key, inbound.text)
-        if inbound.text is None:
-            _forget_words(session, event, inbound)
+        outcome = _note_edit(session, event, inbound)
     elif isinstance(inbound, InboundPerson):
         outcome = "person" if people.learn(session, inbound) else "nobody we know"
     session.execute(
         update(InboundEvent).where(InboundEvent.id == event.id).values(handled_at=now(), outcome=outcome, error=None)
     )
+
+
+def _note_edit(session: Session, event: InboundEvent, edit: InboundEdit) -> str:
+    """What was changed or taken back, be it answered, waiting to be, or still to come; vendors keep no order."""
+    may_change = signals.record_edit(session, edit)
+    about = select(InboundEvent).where(InboundEvent.source == event.source, InboundEvent.external_id.in_(edit.keys))
+    known = list(session.scalars(about))
+    if edit.text is None:
+        for key in edit.keys:
+            _never_answer(session, event, key)
+    elif edit.text and may_change:
+        for one in known or [_early(session, event, key) for key in edit.keys]:
+            if one.handled_at is None or not known:
+                _keep_newest(one, {"text": edit.text, "at": (edit.at or now()).isoformat()})
+    if edit.text is None or not may_change or any(one.outcome == "deleted" for one in known):
+        _forget_words(session, event, edit)
+        return "deleted"
+    return "edited"
 
 
 def _never_answer(session: Session, event: InboundEvent, key: str) -> None:
@@ -244,14 +256,37 @@ def _never_answer(session: Session, event: InboundEvent, key: str) -> None:
     )
 
 
-def _answer_instead(session: Session, event: InboundEvent, key: str, text: str) -> None:
-    """What waits to be answered is answered as it reads now."""
-    waits = (InboundEvent.source == event.source, InboundEvent.external_id == key, InboundEvent.handled_at.is_(None))
-    session.execute(
-        update(InboundEvent)
-        .where(*waits, InboundEvent.kind == "message")
-        .values(payload=InboundEvent.payload.concat({NEWEST: text}))
+def _early(session: Session, event: InboundEvent, key: str) -> InboundEvent:
+    """Where an edit waits for its message."""
+    name = f"{EARLY}{key}"
+    found = session.scalar(
+        select(InboundEvent).where(InboundEvent.source == event.source, InboundEvent.external_id == name)
     )
+    if found is None:
+        found = InboundEvent(
+            source=event.source, external_id=name, kind="edit", lane=event.lane, payload=event.payload,
+            handled_at=now(), outcome="edited",
+        )  # fmt: skip
+        session.add(found)
+    return found
+
+
+def _edited_before_they_came(session: Session, events: Sequence[InboundEvent]) -> None:
+    """What waits to be answered is answered as it reads now."""
+    messages = {f"{EARLY}{event.external_id}": event for event in events if event.kind == "message"}
+    if not messages or events[0].source == "web":
+        return
+    waiting = InboundEvent.source == events[0].source, InboundEvent.external_id.in_(messages)
+    for early in session.scalars(select(InboundEvent).where(*waiting)):
+        if newest := early.payload.get(NEWEST):
+            _keep_newest(messages[early.external_id], newest)
+        session.delete(early)
+
+
+def _keep_newest(event: InboundEvent, newest: dict[str, str]) -> None:
+    """Beside what the vendor sent of a message, unless there is something newer."""
+    if newest["at"] >= event.payload.get(NEWEST, newest)["at"]:
+        event.payload = {**event.payload, NEWEST: newest}
 
 
 def _forget_words(session: Session, event: InboundEvent, edit: InboundEdit) -> None:

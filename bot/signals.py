@@ -150,8 +150,11 @@ def resolve_orphans(session: Session, channel: str, target: str) -> int:
     return len(orphans)
 
 
-def record_edit(session: Session, edit: InboundEdit) -> None:
-    """The person changed or took back a message: the revision is kept, nothing is answered again."""
+def record_edit(session: Session, edit: InboundEdit) -> bool:
+    """The person changed or took back a message: the revision is kept, nothing is answered again.
+
+    Returns False for a change of what was taken back: there it changes nothing any more.
+    """
     message = session.scalar(
         select(Message).where(
             Message.channel == edit.channel, Message.provider_message_id == edit.provider_message_id,
@@ -159,17 +162,22 @@ def record_edit(session: Session, edit: InboundEdit) -> None:
         )
     )  # fmt: skip
     if message is None:
-        return
-    before = message.text
+        return True
+    before, at = message.text, edit.at or now()
+    if edit.text is not None and message.deleted_at is not None:
+        return False
+    if edit.text is not None and message.edited_at is not None and at < message.edited_at:
+        return True  # a later change came before this one
     if edit.text is None:
         message.deleted_at, message.text, message.consent = now(), "", False
         media.forget(session, message)
         _forget_comment(session, message, before)
     else:
-        message.edited_at, message.text = now(), edit.text
+        message.edited_at, message.text = at, edit.text
     leader = _revise_burst(session, message, before)
     if edit.text is None:
         _forget_quotes(session, message, leader)
+    return True
 
 
 def _forget_comment(session: Session, message: Message, words: str) -> None:

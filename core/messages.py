@@ -77,6 +77,7 @@ class InboundMessage:
         text: what the person wrote or tapped; empty for media without a caption.
         quoted: provider id of the message it replies to.
         address: what the channel's client needs to answer.
+        edited_at: when the text became what it is, where it was changed before it was answered.
     """
 
     channel: Channel
@@ -87,6 +88,7 @@ class InboundMessage:
     kind: str = "text"
     quoted: str | None = None
     sent_at: datetime | None = None
+    edited_at: datetime | None = None
     context: str = "customers"
     attachments: tuple[dict[str, Any], ...] = ()
 
@@ -139,12 +141,16 @@ class InboundEdit:
 
     Attributes:
         keys: the message's on the ledger: it may still wait there under one of them, or come later than this.
+        at: when, by the vendor's clock: several edits of a message may come in any order.
+        person: who wrote it, where the vendor says so.
     """
 
     channel: Channel
     provider_message_id: str
     text: str | None
     keys: tuple[str, ...] = ()
+    at: datetime | None = None
+    person: Person | None = None
 
     def __post_init__(self) -> None:
         _shorten(self, "provider_message_id")

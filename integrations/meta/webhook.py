@@ -155,7 +155,8 @@ def read(kind: str, payload: dict[str, Any]) -> Inbound | None:
         original = as_text(changed.get("original_message_id")) or as_text(changed.get("message_id"))
         inner = as_dict(changed.get("message"))
         text = clean(_text(inner) or _text(message)) if kind == "edit" else None
-        return InboundEdit("meta", original, text, (original,))
+        at, person = _when(message.get("timestamp")), _person(message, contact)
+        return InboundEdit("meta", original, text, (original,), at, person)
     if kind != "message":
         return None
     return InboundMessage(

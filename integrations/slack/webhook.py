@@ -66,11 +66,13 @@ def read(kind: str, body: dict[str, Any]) -> Inbound | None:
         return _reaction(body, event, team)
     channel, ts = as_text(event.get("channel")), as_text(event.get("ts"))
     if kind in ("edit", "delete"):
-        message = as_dict(event.get("message"))
+        message, previous = as_dict(event.get("message")), as_dict(event.get("previous_message"))
         changed = as_text(event.get("deleted_ts")) or as_text(message.get("ts"))
         text = _text(message) if kind == "edit" else None
         name = f"{channel}:{changed}"
-        return InboundEdit("slack", name, text, (f"msg:{team}:{name}", f"ambient:{team}:{name}"))
+        keys = (f"msg:{team}:{name}", f"ambient:{team}:{name}")
+        at = _when(as_dict(message.get("edited")).get("ts")) or _when(event.get("event_ts"))
+        return InboundEdit("slack", name, text, keys, at, _person((message | previous).get("user"), team))
     if kind != "message":
         return None
     thread = as_text(event.get("thread_ts")) or (None if _is_direct(event) else ts)

@@ -238,6 +238,86 @@ def test_what_is_taken_back_before_it_came_is_not_answered_either(
         assert check(session, settled=True).violations == []
 
 
+def meta_edit(street: Street, text: str, at: int = 1_795_000_100) -> str:
+    inner = {"type": "text", "text": {"body": text}}
+    edit = {"original_message_id": "wamid.1", "message": inner}
+    return street.meta({"type": "edit", "timestamp": str(at), "edit": edit})
+
+
+def slack_edit(street: Street, text: str, at: float = 1_795_000_100.0, **facts: Any) -> str:
+    was = {"user": SLACK_USER, "ts": "1.1", "text": "?"}
+    message = {**was, "text": text, "edited": {"user": SLACK_USER, "ts": f"{at:.6f}"}}
+    news = {"subtype": "message_changed", "message": message, "previous_message": was}
+    return street.slack("", ts=f"{at:.6f}", **news, **facts)
+
+
+def test_what_is_edited_before_it_came_is_answered_as_it_reads_now(
+    awake: Awake, street: Street, vendors: Any, model: ScriptedModel
+) -> None:
+    street.answer(meta_edit(street, "Vocês entregam em Santos?"))
+    assert (model.asked, vendors.sent) == ([], [])
+    lane = street.meta({"id": "wamid.1", "type": "text", "text": {"body": "Vocês entregam em Niterói?"}})
+    later(awake, 21)
+    street.answer(lane)
+    assert "Vocês entregam em Santos?" in question(model)
+    assert [message.text for message in street.messages("in")] == ["Vocês entregam em Santos?"]
+    with transaction(awake.engine) as session:
+        assert check(session, settled=True, vendor_log=vendors.sent).violations == []
+
+
+def test_so_it_is_in_slack(awake: Awake, street: Street, model: ScriptedModel) -> None:
+    street.answer(slack_edit(street, "Qual é o prazo em Santos?"))
+    lane = street.slack("Qual é o prazo?", ts="1.1")
+    later(awake, 21)
+    street.answer(lane)
+    assert "Qual é o prazo em Santos?" in question(model)
+
+
+@pytest.mark.parametrize("when", ["before it came", "while it waits", "after its answer"])
+@pytest.mark.parametrize("vendor", ["meta", "slack"])
+def test_of_several_edits_the_latest_stands_in_whatever_order_they_come(
+    awake: Awake, street: Street, model: ScriptedModel, vendor: str, when: str
+) -> None:
+    edit = meta_edit if vendor == "meta" else slack_edit
+
+    def message() -> str:
+        if vendor == "slack":
+            return street.slack("Um?", ts="1.1")
+        return street.meta({"id": "wamid.1", "type": "text", "text": {"body": "Um?"}})
+
+    if when != "before it came":
+        lane = message()
+    if when == "after its answer":
+        later(awake, 21)
+        street.answer(lane)
+    for text, at in (("Três?", 1_795_000_300), ("Dois?", 1_795_000_200)):
+        lane = edit(street, text, at)
+        if when != "while it waits":
+            street.answer(lane)
+    if when == "before it came":
+        lane = message()
+    later(awake, 21)
+    street.answer(lane)
+    street.answer(edit(street, "Um e meio?", 1_795_000_150))
+    assert [message.text for message in street.messages("in")] == ["Três?"]
+    assert question(model).endswith("Um?" if when == "after its answer" else "Três?")
+
+
+@pytest.mark.parametrize("it_came", [True, False])
+def test_an_edit_that_comes_after_the_deletion_brings_nothing_back(
+    awake: Awake, street: Street, model: ScriptedModel, it_came: bool
+) -> None:
+    if it_came:
+        lane = street.meta({"id": "wamid.1", "type": "text", "text": {"body": "Meu CPF é este"}})
+        later(awake, 21)
+        street.answer(lane)
+    street.answer(street.meta({"type": "revoke", "revoke": {"original_message_id": "wamid.1"}}))
+    street.answer(meta_edit(street, "Meu CPF era este"))
+    assert [message.text for message in street.messages("in")] == ([""] if it_came else [])
+    assert [event for event in street.events() if "CPF" in str(event.payload)] == []
+    assert len(model.asked) == it_came
+
+
 def test_other_people_are_other_lanes(awake: Awake, street: Street, model: ScriptedModel) -> None:
     lanes = [street.meta("Oi"), street.meta("Oi", sender=RUI)]
     later(awake, 21)

@@ -79,7 +79,8 @@ def reaction(name: str, emoji: str, *, at: datetime = SENT) -> Item:
 
 
 def edit(name: str, original: str, text: str | None) -> Item:
-    return "edit" if text else "delete", lane(), f"wamid.{name}", InboundEdit("meta", original, text, (original,))
+    read_as = InboundEdit("meta", original, text, (original,), SENT, MARINA)
+    return "edit" if text else "delete", lane(), f"wamid.{name}", read_as
 
 
 def status(delivery: str, our_id: str | None = None, error: str | None = None) -> Item:

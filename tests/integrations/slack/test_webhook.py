@@ -83,8 +83,9 @@ def public(
     return "message", f"slack:T0SHOP:{channel}:{thread or TS}", key, message
 
 
-def edited(text: str | None) -> InboundEdit:
-    return InboundEdit("slack", f"D0RITA:{TS}", text, (f"msg:T0SHOP:D0RITA:{TS}", f"ambient:T0SHOP:D0RITA:{TS}"))
+def edited(text: str | None, when: str) -> InboundEdit:
+    keys = (f"msg:T0SHOP:D0RITA:{TS}", f"ambient:T0SHOP:D0RITA:{TS}")
+    return InboundEdit("slack", f"D0RITA:{TS}", text, keys, at(when), who())
 
 
 def rating(signal: Any, raw: str, *, lane: str = DM) -> Item:
@@ -216,16 +217,16 @@ CASES: dict[str, tuple[str, list[Item]]] = {
     "file__without_text": ("She is asked to write.", [direct("", kind="document", attachments=FILE)]),
     "edit": (
         "She changed her question; it is not answered twice.",
-        [("edit", DM, "EVENT", edited("Quantos dias de férias a Ana tem?"))],
+        [("edit", DM, "EVENT", edited("Quantos dias de férias a Ana tem?", "1795000100.000000"))],
     ),
     "edit__that_names_us": ("She named us afterwards: still an edit.", [ignored(CHANNEL)]),
     "edit__link_unfurled": ("Slack showed a link's preview.", [ignored()]),
     "edit__our_own_stream": ("Our own answer grew.", [ignored()]),
     "delete__with_a_thread_below": (
         "She deleted it, and Slack left a tombstone.",
-        [("delete", DM, "EVENT", edited(None))],
+        [("delete", DM, "EVENT", edited(None, "1795000100.000200"))],
     ),
-    "delete": ("She deleted it.", [("delete", DM, "EVENT", edited(None))]),
+    "delete": ("She deleted it.", [("delete", DM, "EVENT", edited(None, "1795000100.000300"))]),
     "bot__another_one": ("Two bots do not talk to one another.", [ignored(CHANNEL)]),
     "bot__classic": ("Nor with an old one, which has no user.", [ignored(CHANNEL)]),
     "bot__ourselves": ("Nor with ourselves.", [ignored()]),
