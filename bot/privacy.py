@@ -11,14 +11,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Text, and_, cast, delete, or_, select, update
+from sqlalchemy import Text, and_, cast, delete, false, or_, select, update
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session
 
 from bot import people, rollouts
+from bot.jobs import READERS
 from bot.rollout_changes import Change, apply
 from core import events, registry
 from core.errors import NotFound
+from core.messages import Identifier
 from core.tables import (
     AdapterVersion,
     Annotation,
@@ -202,15 +204,29 @@ def _leave(session: Session, ids: list[uuid.UUID], shared: dict[uuid.UUID, uuid.
 
 
 def _about(session: Session, ids: list[uuid.UUID], lanes: set[str]) -> Any:
-    """What vendors told us of them: their lanes, and handled rows (delivery reports) that name them."""
-    names = session.scalars(select(CustomerIdentity.value).where(CustomerIdentity.customer_id.in_(ids))).all()
-    named = {spelling for name in names if len(name) >= LEAST_IDENTIFIER for spelling in phone_spellings(name)}
-    theirs: list[Any] = [InboundEvent.lane.in_(_with_signals(lanes))]
-    theirs += [
-        (InboundEvent.handled_at.is_not(None)) & cast(InboundEvent.payload, Text).contains(name, autoescape=True)
-        for name in sorted(named)
-    ]
-    return or_(*theirs)
+    """What vendors told us of them: their lanes, handled rows (delivery reports) that name them, and of what waits on
+    lanes of others too what is theirs: it would make them known again."""
+    known = session.scalars(select(CustomerIdentity).where(CustomerIdentity.customer_id.in_(ids))).all()
+    names = [one.value for one in known if len(one.value) >= LEAST_IDENTIFIER]
+    named = {spelling for name in names for spelling in phone_spellings(name)}
+    says = or_(false(), *(cast(InboundEvent.payload, Text).contains(name, autoescape=True) for name in sorted(named)))
+    waiting = session.scalars(select(InboundEvent).where(InboundEvent.handled_at.is_(None), says))
+    them = {Identifier(one.kind, one.value, one.scope) for one in known}
+    return or_(
+        InboundEvent.lane.in_(_with_signals(lanes)),
+        InboundEvent.handled_at.is_not(None) & says,
+        InboundEvent.id.in_([event.id for event in waiting if _is_theirs(event, them)]),
+    )
+
+
+def _is_theirs(event: InboundEvent, them: set[Identifier]) -> bool:
+    """Somebody else's message may name them too, and has to be answered."""
+    try:
+        inbound = READERS[event.source](event.kind, event.payload)
+    except Exception:  # it cannot be handled either
+        return True
+    person = getattr(inbound, "person", None)
+    return person is None or bool(them & set(person.identifiers))
 
 
 def _with_signals(lanes: set[str]) -> list[str]:

@@ -157,6 +157,28 @@ def test_who_leaves_a_thread_takes_their_own_words_alone(
     assert len(street.messages("out")) == 3
 
 
+def test_what_waits_of_them_in_a_thread_of_others_goes_too(awake: Awake, street: Street, model: ScriptedModel) -> None:
+    model.say = lambda *_: "Resposta."
+    thread = {"channel": "C0GERAL", "channel_type": "channel", "thread_ts": "1795000000.000100"}
+    for user in ("U0BETO", "U0RITA"):
+        lane = street.slack("<@U0SIMBOT> que dia fecha?", user=user, **thread)
+        street.answer(lane)
+    was = {"user": "U0RITA", "ts": "1795000000.000900", "thread_ts": thread["thread_ts"], "text": "<@U0SIMBOT> oi"}
+    edit = {"subtype": "message_changed", "message": {**was, "text": "<@U0SIMBOT> meu segredo"}}
+    street.slack("<@U0SIMBOT> o meu segredo", user="U0RITA", ts="1795000000.000800", **thread)
+    street.slack("", ts="1795000001.000100", previous_message=was, **edit, **thread)
+    street.slack("<@U0SIMBOT> e a conta de <@U0RITA>?", user="U0BETO", **thread)
+    with transaction(awake.engine) as session:
+        privacy.erase(session, "U0RITA", actor="dpo")
+    (waits,) = [event for event in street.events() if event.handled_at is None]
+    assert waits.payload["event"]["user"] == "U0BETO"
+    street.answer(lane)
+    assert len(street.messages("out")) == 2, "who stays is answered"
+    with transaction(awake.engine) as session:
+        names = session.scalars(select(CustomerIdentity.value)).all()
+    assert list(names) == ["U0BETO"]
+
+
 def test_the_audit_row_proves_it_without_content(engine: Engine) -> None:
     with transaction(engine) as session:
         key = a_person(session, PHONE, NAME, SECRET).id
