@@ -274,7 +274,7 @@ def _split(session: Session, row: OutboxItem) -> None:
             other.part += 1
         other.parts += 1
         session.flush()
-    second = {**row.payload, "text": "\n".join(rest)}
+    second = {**row.payload, "text": "\n".join(rest), "extra": {}}  # what was shown already is the first one's
     session.add(
         OutboxItem(
             message_id=row.message_id, conversation_id=row.conversation_id, in_reply_to=row.in_reply_to, kind=row.kind,

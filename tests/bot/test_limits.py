@@ -204,10 +204,12 @@ class TestRefusals:
         assert rows(engine)[0].state == "sent"
 
     def test_what_was_too_long_is_split(self, awake: Awake, channel: ScriptedChannel, engine: Engine) -> None:
-        put(engine, "Uma frase. Outra frase.", "O fim.")
+        shown = {"stream": {"ts": "1.1"}}
+        put(engine, "Uma frase. Outra frase.", "O fim.", payload={"extra": shown})
         channel.script = [refuse("split")]
         deliver(awake)
         assert channel.texts() == ["Uma frase.", "Outra frase.", "O fim."]
+        assert [sent.extra for sent in channel.sends[1:3]] == [shown, {}]
         assert [(row.part, row.parts) for row in rows(engine)] == [(1, 3), (2, 3), (3, 3)]
         assert len({row.message_id for row in rows(engine)}) == 1, "a rating of any part is one of the answer"
 
