@@ -145,7 +145,9 @@ def vendor_clients(settings: Settings) -> dict[str, ChannelClient]:
     if settings.slack_open:
         from integrations.slack.client import SlackClient
 
-        clients["slack"] = SlackClient(token=slack_tokens(settings), base_url=settings.slack_api_base_url)
+        clients["slack"] = SlackClient(
+            token=slack_tokens(settings), base_url=settings.slack_api_base_url, several=settings.slack_installable
+        )
     return clients
 
 

@@ -20,6 +20,7 @@ from slack_sdk.webhook import WebhookClient
 from core.errors import NpllmError, Unavailable, VendorUnavailable
 from core.messages import Limits, Outgoing, read_feedback_button
 from core.untrusted import as_dict, as_dicts, as_text, retry_after
+from integrations.slack.errors import HINTS, PERHAPS_DONE, action_of
 
 log = logging.getLogger(__name__)
 
@@ -29,14 +30,6 @@ RATHER_NOT, REFUSED_FOR = 60.0, 3600.0  # seconds without a nicety that failed, 
 TOO_MUCH_FOR_BLOCKS = ("msg_blocks_too_long", "invalid_blocks")  # then the plain text has to do
 MAX_PAGES = 5  # of 100 messages, for a look-up
 RESPONSE_HOST = "hooks.slack.com"  # where answers to clicks and commands go
-TRANSIENT = frozenset({"internal_error", "service_unavailable", "request_timeout", "fatal_error", "ratelimited"})
-# Of these Slack says that part of the operation may have succeeded.
-PERHAPS_DONE = frozenset({"internal_error", "fatal_error"})
-_HINTS = {
-    "invalid_auth": "Check SLACK_BOT_TOKEN.",
-    "not_in_channel": "Invite the bot into the channel.",
-    "missing_scope": "Add the scope that docs/channels.md names for this, and install the app again.",
-}
 _UNREADABLE = "non-JSON"  # in the error that slack_sdk makes up for a body that is no JSON
 _MENTION = re.compile(r"<(?=[!@#])")
 T = TypeVar("T")
@@ -47,6 +40,7 @@ class SlackClient:
 
     Args:
         token: a workspace's bot token by its team id; raises what there is to say where it has none.
+        several: whether there may be several workspaces.
         timeout: seconds to wait for an answer.
     """
 
@@ -54,10 +48,12 @@ class SlackClient:
     supports_lookup = True
     limits = Limits()
 
-    def __init__(self, *, token: Callable[[str], str], base_url: str, timeout: float = TIMEOUT) -> None:
+    def __init__(
+        self, *, token: Callable[[str], str], base_url: str, several: bool = False, timeout: float = TIMEOUT
+    ) -> None:
         self.client, self.quick = _web_client(base_url, timeout), _web_client(base_url, min(timeout, QUICK))
         self._refused: dict[tuple[str, str | None], float] = {}
-        self._token = token
+        self._token, self._several = token, several
         self._host = urlsplit(base_url).hostname
 
     def send(self, outgoing: Outgoing) -> str:
@@ -158,7 +154,7 @@ class SlackClient:
         headers = {"Authorization": f"Bearer {self._token(team or '')}"}
         body: dict[str, Any] = {"params" if method.startswith("conversations.") else "json": given}
         client = self.quick if quickly else self.client
-        answer = _reached(lambda: client.api_call(method, headers=headers, **body))
+        answer = _reached(lambda: client.api_call(method, headers=headers, **body), several=self._several)
         return as_dict(answer.data)
 
     def tell(self, response_url: str, text: str) -> None:
@@ -185,12 +181,12 @@ def _web_client(base_url: str, timeout: float) -> WebClient:
     return client
 
 
-def _reached(call: Callable[[], T]) -> T:
+def _reached(call: Callable[[], T], *, several: bool = False) -> T:
     """One request, its failures as ours."""
     try:
         return call()
     except SlackApiError as error:
-        raise _refused(error) from error
+        raise _refused(error, several) from error
     except (TimeoutError, http.client.HTTPException, ConnectionResetError, BrokenPipeError) as error:
         raise VendorUnavailable("Slack took the request and did not answer.", outcome_unknown=True) from error
     except (URLError, OSError) as error:
@@ -200,18 +196,20 @@ def _reached(call: Callable[[], T]) -> T:
         raise VendorUnavailable("Slack's answer cannot be read.", outcome_unknown=True) from error
 
 
-def _refused(error: SlackApiError) -> Unavailable:
+def _refused(error: SlackApiError, several: bool) -> Unavailable:
     response: Any = error.response
     status, reason = int(response.status_code), as_text(as_dict(response.data).get("error"))
     unreadable = status == 200 and (not reason or _UNREADABLE in reason)
-    if status == 429 or status >= 500 or reason in TRANSIENT or unreadable:
+    action = action_of(reason, several=several)
+    if status == 429 or status >= 500 or action == "retry" or unreadable:
         headers = {name.lower(): value for name, value in response.headers.items()}
         return VendorUnavailable(
             f"Slack answered {status} ({reason[:100]}).",
             retry_after=retry_after(headers.get("retry-after")),
             outcome_unknown=unreadable or reason in PERHAPS_DONE or status == 504,
         )
-    return Unavailable(f"Slack refused: {reason[:100]}.", _HINTS.get(reason, "See Slack's page on this error."))
+    hint = HINTS.get(reason, "See Slack's page on this error.")
+    return Unavailable(f"Slack refused: {reason[:100]}.", hint, action=action)
 
 
 def _metadata(outgoing: Outgoing) -> dict[str, Any]:

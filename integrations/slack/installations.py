@@ -75,12 +75,17 @@ class Installations(AsyncInstallationStore):
             return self.default
         if row is None or not row.token:
             what = "never installed the app" if row is None else "removed the app"
-            raise Unavailable(f"Workspace {team} {what}.", "An operator can install it: /slack/install.")
+            raise Unavailable(
+                f"Workspace {team} {what}.", "An operator can install it: /slack/install.",
+                action="alert" if row is None else "permanent",  # a removal was told when it came
+            )  # fmt: skip
         try:
             return self._cipher.decrypt(row.token.encode()).decode()
         except InvalidToken:
             raise Unavailable(
-                f"The token of workspace {team} cannot be read: SLACK_CLIENT_SECRET changed.", "Install the app again."
+                f"The token of workspace {team} cannot be read: SLACK_CLIENT_SECRET changed.",
+                "Install the app again.",
+                action="alert",
             ) from None
 
 

@@ -118,6 +118,27 @@ def test_a_refusal_names_its_reason(vendor: str, reason: str, transient: bool, u
     assert next_step in raised.value.next_step
 
 
+@pytest.mark.parametrize(
+    ("reason", "one", "several"),
+    [
+        ("token_revoked", "stop", "alert"),
+        ("account_inactive", "stop", "alert"),
+        ("channel_not_found", "permanent", "permanent"),
+        ("msg_too_long", "split", "split"),
+        ("not_in_channel", "alert", "alert"),
+        ("an_error_nobody_listed", "alert", "alert"),
+    ],
+)
+def test_a_refusal_asks_for_something(vendor: str, reason: str, one: str, several: str) -> None:
+    """Among several workspaces the token of one must not stop the others."""
+    for expected, many in ((one, False), (several, True)):
+        fault(vendor, "refuse", code=reason)
+        speaker = SlackClient(token=lambda team: f"xoxb-{team}", base_url=f"{vendor}/api", several=many)
+        with pytest.raises(Unavailable, match=reason) as raised:
+            speaker.send(outgoing())
+        assert raised.value.action == expected
+
+
 @pytest.mark.parametrize("address", [DM, THREAD])
 def test_taken_without_an_answer_is_unknown_and_found_by_our_id(vendor: str, address: dict[str, Any]) -> None:
     since = datetime.now(UTC) - timedelta(minutes=1)
