@@ -155,7 +155,7 @@ def _handle(awake: Awake, events: Sequence[InboundEvent], held: Lease) -> Inboun
         inbound = _read(event)
         if isinstance(inbound, InboundMessage):
             more = _by_the_same_person(inbound, events[1:])
-            said = [(event.id, inbound), *more]
+            said = _as_written([(event.id, inbound), *more])
             events = events[: len(said)]
             event_id, inbound = said[-1]
             take_turn(awake, event_id, inbound, held, said[:-1])
@@ -206,6 +206,12 @@ def _by_the_same_person(first: InboundMessage, events: Sequence[InboundEvent]) -
             break
         said.append((event.id, inbound))
     return said
+
+
+def _as_written(said: list[tuple[int, InboundMessage]]) -> list[tuple[int, InboundMessage]]:
+    """Messages that are one turn, in the vendor's order: one that had to be delivered again comes after later ones."""
+    written = {event_id: message.sent_at for event_id, message in said if message.sent_at is not None}
+    return sorted(said, key=lambda one: written[one[0]]) if len(written) == len(said) else said
 
 
 def _note(awake: Awake, session: Session, event: InboundEvent, inbound: Inbound | None) -> None:

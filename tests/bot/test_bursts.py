@@ -58,6 +58,22 @@ def test_three_quick_messages_are_one_turn(awake: Awake, street: Street, vendors
         assert check(session, settled=True, vendor_log=vendors.sent).violations == []
 
 
+def test_what_was_delivered_late_stands_where_it_was_written(
+    awake: Awake, street: Street, vendors: Any, model: ScriptedModel
+) -> None:
+    street.slack("de casal?", ts="1795000002.000100")
+    street.slack("Oi", ts="1795000000.000100")
+    lane = street.slack("Quanto custa o colchão", ts="1795000001.000100")
+    later(awake, 21)
+    street.answer(lane)
+    assert "Oi\nQuanto custa o colchão\nde casal?" in question(model)
+    assert [message.text.splitlines()[-1] for message in street.messages("in")] == [
+        "Oi", "Quanto custa o colchão", "de casal?"
+    ]  # fmt: skip
+    with transaction(awake.engine) as session:
+        assert check(session, settled=True, vendor_log=vendors.sent).violations == []
+
+
 def test_a_pause_between_them_makes_two_turns(street: Street, awake: Awake, model: ScriptedModel) -> None:
     street.meta({"id": "wamid.first", "type": "text", "text": {"body": "Vocês entregam?"}})
     later(awake, 60)
