@@ -25,7 +25,7 @@ from core.messages import InboundMessage, Verdict, feedback_button
 from core.plans import Audience
 from core.prompts import Language
 from core.tables import Base, Conversation, InboundEvent, Lane, Message, OutboxItem, new_id, now
-from core.text import split_text
+from core.text import length, split_text
 from integrations.openai.model import Reply
 
 NOT_ASKED = "not asked"  # why a version gave no answer: those before it had taken all the time
@@ -241,7 +241,7 @@ def _parts(
     parts = split_text(text, client.max_text)
     rateable = turn.kind == "text" and awake.settings.feedback_buttons
     room = client.limits.text_with_buttons
-    if rateable and room is not None and len(parts[-1]) > room:
+    if rateable and room is not None and length(parts[-1]) > room:
         question = guardrails.ASK_RATING if ask_rating else guardrails.DID_IT_HELP
         parts = [*split_text(answer["text"], client.max_text), question[turn.language]]
     rows = []

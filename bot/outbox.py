@@ -38,7 +38,7 @@ from core.db import transaction
 from core.errors import Action, DoorClosed, NpllmError, Unavailable, VendorUnavailable
 from core.messages import InboundStatus, Outgoing
 from core.tables import Conversation, Customer, Message, OutboxItem, new_id, now
-from core.text import split_text
+from core.text import length, split_text
 
 log = logging.getLogger(__name__)
 
@@ -265,7 +265,7 @@ def _opt_out(session: Session, row: OutboxItem) -> None:
 def _split(session: Session, row: OutboxItem) -> None:
     """Two rows of one; the parts behind them move up by one."""
     text = row.payload["text"]
-    first, *rest = split_text(text, (len(text) + 1) // 2)
+    first, *rest = split_text(text, (length(text) + 1) // 2)
     later = select(OutboxItem).where(
         OutboxItem.message_id == row.message_id, OutboxItem.kind == row.kind, OutboxItem.part >= row.part
     )

@@ -17,16 +17,24 @@ def words(text: str) -> list[str]:
     return re.findall(r"[a-z0-9]+", fold(text))
 
 
+def length(text: str) -> int:
+    """Characters as the messengers count them, in UTF-16: most emoji are two."""
+    return len(text) + sum(character > "\uffff" for character in text)
+
+
 def split_text(text: str, limit: int) -> list[str]:
-    """Parts of at most `limit` characters, cut at paragraphs or sentences, else at spaces, never inside a word
-    that fits."""
+    """Parts of at most `limit` characters (`length`), cut at paragraphs or sentences, else at spaces, never inside a
+    word that fits."""
     parts: list[str] = []
     rest = text.strip()
-    while len(rest) > limit:
-        window = rest[: limit + 1]
-        ends = [match.start() for match in _SENTENCE_END.finditer(window) if match.start() > limit // 3]
+    while length(rest) > limit:
+        room = limit
+        while (over := length(rest[:room]) - limit) > 0:
+            room -= (over + 1) // 2
+        window = rest[: room + 1]
+        ends = [match.start() for match in _SENTENCE_END.finditer(window) if match.start() > room // 3]
         spaces = [match.start() for match in re.finditer(r"\s", window)]
-        cut = ends[-1] if ends else spaces[-1] if spaces else limit
+        cut = ends[-1] if ends else spaces[-1] if spaces else room
         parts.append(rest[:cut].strip())
         rest = rest[cut:].strip()
     return [*parts, rest] if rest or not parts else parts

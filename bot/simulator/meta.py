@@ -9,6 +9,7 @@ from fastapi.responses import JSONResponse
 
 from bot.simulator import traffic
 from bot.simulator.desk import Desk, gone
+from core.text import length
 from core.untrusted import as_dict, as_dicts, as_text
 
 _THROTTLED = {"error": {"message": "Rate limit hit", "code": 130429}}
@@ -31,7 +32,7 @@ def routes(desk: Desk) -> APIRouter:
             return _error(wrong.get("code", 131047), "scripted refusal", int(wrong.get("status", 400)))
         text, buttons, template = _shown(body)
         to = body.get("to") or body.get("recipient")
-        if not to or not text or len(text) > (_MAX_INTERACTIVE if buttons else _MAX_TEXT):
+        if not to or not text or length(text) > (_MAX_INTERACTIVE if buttons else _MAX_TEXT):
             return _error(100, "Invalid parameter")
         wamid = f"wamid.{secrets.token_hex(18)}"
         ours = body.get("biz_opaque_callback_data")

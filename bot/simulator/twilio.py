@@ -10,6 +10,7 @@ from fastapi.responses import JSONResponse
 
 from bot.simulator import traffic
 from bot.simulator.desk import Desk, gone
+from core.text import length
 from core.untrusted import as_dict, as_dicts, as_text
 
 _THROTTLED = {"code": 20429, "message": "Too Many Requests", "status": 429}
@@ -36,7 +37,7 @@ def routes(desk: Desk) -> APIRouter:
         if content and content not in contents and content != desk.settings.twilio_template_sid:
             return _error(21655, "The ContentSid is invalid")
         text, buttons = _rendered(contents.get(content, {}), variables) if content else (form.get("Body", ""), [])
-        if len(text) > (_MAX_QUICK_REPLY if buttons else _MAX_BODY):
+        if length(text) > (_MAX_QUICK_REPLY if buttons else _MAX_BODY):
             return _error(21617, "The concatenated message body exceeds the 1600 character limit")
         message = {"sid": f"SM{secrets.token_hex(16)}", "to": form.get("To"), "from": form.get("From"), "body": text}
         ours = dict(parse_qsl(urlsplit(form.get("StatusCallback", "")).query)).get("id")

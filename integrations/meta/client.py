@@ -11,6 +11,7 @@ import httpx
 
 from core.errors import Unavailable, VendorUnavailable
 from core.messages import Limits, Outgoing, template_values
+from core.text import length
 from core.untrusted import as_dict, as_text, retry_after
 from integrations.meta.errors import HINTS, PAIR_LIMIT, action_of
 
@@ -107,7 +108,7 @@ class MetaClient:
         }
         if outgoing.template and self.template:
             return {**body, "type": "template", "template": self._template(outgoing.text)}
-        if outgoing.buttons and len(outgoing.text) <= MAX_BODY_WITH_BUTTONS:
+        if outgoing.buttons and length(outgoing.text) <= MAX_BODY_WITH_BUTTONS:
             buttons = [
                 {"type": "reply", "reply": {"id": key, "title": title[:MAX_BUTTON_TITLE]}}
                 for key, title in outgoing.buttons[:MAX_BUTTONS]

@@ -19,6 +19,7 @@ from urllib3.exceptions import NewConnectionError
 
 from core.errors import BadInput, Unavailable, VendorUnavailable
 from core.messages import Limits, Outgoing, template_values
+from core.text import length
 from core.untrusted import as_text, read_object, retry_after
 from integrations.twilio.contents import MAX_BODY, MAX_BUTTONS, Contents
 from integrations.twilio.errors import HINTS, action_of
@@ -142,7 +143,7 @@ class TwilioClient:
         if outgoing.template and self.template_sid:
             variables = template_values(self.template_variables, outgoing.text)
             return {"content_sid": self.template_sid, "content_variables": json.dumps(variables, ensure_ascii=False)}
-        if outgoing.buttons and len(outgoing.text) <= MAX_BODY:
+        if outgoing.buttons and length(outgoing.text) <= MAX_BODY:
             if content := self.contents.quick_reply(outgoing.text, outgoing.buttons[:MAX_BUTTONS]):
                 return content
         return {"body": outgoing.text}

@@ -11,33 +11,36 @@ from street import ANA, Street
 from bot.guardrails import DID_IT_HELP
 from core.db import transaction
 from core.tables import Feedback
+from core.text import length
 
 
-def long_text(characters: int) -> str:
+def long_text(characters: int, letters: str = "abcdefghilmnoprstuv") -> str:
     """Sentences of words that nobody repeats."""
     chance = random.Random(7)
     sentences: list[str] = []
     while sum(map(len, sentences)) < characters:
-        words = ["".join(chance.choices("abcdefghilmnoprstuv", k=chance.randint(3, 9))) for _ in range(9)]
+        words = ["".join(chance.choices(letters, k=chance.randint(3, 9))) for _ in range(9)]
         sentences.append(" ".join(words).capitalize() + ".")
     return " ".join(sentences)
 
 
+@pytest.mark.parametrize("letters", ["abcdefghilmnoprstuv", "🛏🧸🌙😴🪑"])
 @pytest.mark.parametrize(("channel", "limit"), [("twilio", 1600), ("meta", 4096)])
 def test_twelve_thousand_characters(
-    street: Street, vendors: Any, model: ScriptedModel, channel: str, limit: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    street: Street, vendors: Any, model: ScriptedModel, channel: str, limit: int, letters: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     monkeypatch.setattr("bot.guardrails.MAX_CHARACTERS", 20_000)
-    said = long_text(12_000)
+    said = long_text(12_000, letters)
     model.say = lambda name, question: said
     street.answer(getattr(street, channel)("Conte tudo"))
     parts = [sent for sent in vendors.sent if sent["vendor"] == channel][:-1]  # the last one asks for consent
     texts = [str(sent["text"]) for sent in parts if sent["text"] != DID_IT_HELP["pt"]]
     assert " ".join(texts) == said, "in order, nothing lost"
-    assert max(map(len, texts)) <= limit
+    assert max(map(length, texts)) <= limit
     assert all(text.endswith(".") for text in texts), "cut between sentences"
     assert [len(sent["buttons"]) for sent in parts] == [0] * (len(parts) - 1) + [3]
-    assert (len(parts) > len(texts)) == (len(texts[-1]) > 1024), "asked apart where the buttons do not fit"
+    assert (len(parts) > len(texts)) == (length(texts[-1]) > 1024), "asked apart where the buttons do not fit"
 
     middle = parts[len(texts) // 2]
     if channel == "meta":

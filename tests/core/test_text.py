@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.messages import MAX_TEXT, InboundItem, clean, clean_payload, feedback_button, read_feedback_button
-from core.text import canonical_phone, fold, split_text, words
+from core.text import canonical_phone, fold, length, split_text, words
 
 settings.register_profile("unhurried", deadline=None)
 settings.load_profile("unhurried")
@@ -37,9 +37,9 @@ class TestSplit:
     @given(text=st.text(alphabet=st.sampled_from("ab .\n!é😀"), max_size=200), limit=st.integers(8, 40))
     def test_nothing_is_lost_and_no_part_is_too_long(self, text: str, limit: int) -> None:
         parts = split_text(text, limit)
-        assert all(len(part) <= limit for part in parts)
+        assert all(len(part.encode("utf-16-le")) // 2 <= limit for part in parts)
         assert "".join("".join(parts).split()) == "".join(text.split())
-        whole = {word for word in text.split() if len(word) <= limit}
+        whole = {word for word in text.split() if length(word) <= limit}
         assert whole <= {word for part in parts for word in part.split()}
 
 
