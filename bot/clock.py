@@ -97,11 +97,13 @@ def duties(settings: Settings, engine: Engine, client: redis.Redis) -> list[Duty
         with transaction(engine) as session:
             return_stale(session, settings)
 
-    review_cards = []
+    of_channels = []
     if settings.slack_open and settings.slack_review_channel:
-        review_cards = [Duty(5.0, lambda: enqueue(client, jobs.SHOW_CARDS, at_most_every=4.0))]
+        of_channels.append(Duty(5.0, lambda: enqueue(client, jobs.SHOW_CARDS, at_most_every=4.0)))
+    if settings.twilio_open:
+        of_channels.append(Duty(120.0, lambda: enqueue(client, jobs.FETCH_MISSED, at_most_every=100.0)))
     return [
-        *review_cards,
+        *of_channels,
         Duty(30.0, handovers),
         Duty(2.0, lambda: sweep(engine, client)),
         Duty(5.0, lambda: enqueue(client, jobs.FILL_ANNOTATIONS, at_most_every=4.0)),

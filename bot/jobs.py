@@ -118,6 +118,16 @@ def media() -> None:
         tidy(session, awake.settings)
 
 
+def fetch_missed() -> None:
+    """Store what people wrote and no webhook told."""
+    from bot.missed import look
+
+    try:
+        look(get_awake())
+    except Unavailable as error:
+        log.warning("Twilio was not asked for what was missed: %s", error)
+
+
 def _work(job: jobs.Job, lane: str) -> None:
     awake = get_awake()
     taken(awake.redis, job, lane)

@@ -31,10 +31,11 @@ ERASE = Job("bot.jobs.erase", "awake", 600)
 CONSOLIDATE = Job("learning.jobs.consolidate", "asleep", 6 * 3600)
 
 MEDIA = Job("bot.jobs.media", "awake", 600)
+FETCH_MISSED = Job("bot.jobs.fetch_missed", "awake", 120)
 
 ALL = (
     ANSWER, SEND, READ_SIGNALS, FILL_ANNOTATIONS, SHOW_CARDS, RELEASE_CLAIMS, GUARD_ROLLOUTS, SEND_ALERTS, ERASE,
-    MEDIA, CONSOLIDATE,
+    MEDIA, FETCH_MISSED, CONSOLIDATE,
 )  # fmt: skip
 
 BELL = "npllm:bell"  # a Redis list of lanes with something waiting

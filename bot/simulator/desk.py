@@ -53,6 +53,7 @@ class Desk:
         self.calls: list[dict[str, Any]] = []
         self.typing: list[dict[str, str]] = []
         self.media: dict[str, tuple[str, bytes]] = {}
+        self.received: list[dict[str, Any]] = []
         self.faults: list[dict[str, Any]] = []
         self._background: set[asyncio.Task[None]] = set()
 
@@ -81,6 +82,11 @@ class Desk:
             told = await request.json()
             self.media[str(told["id"])] = (str(told["type"]), base64.b64decode(told["base64"]))
             return {"media": len(self.media)}
+
+        @router.post("/_received")
+        async def receive(request: Request) -> dict[str, int]:
+            self.received.append({"at": time.time(), "NumMedia": "0", "Body": "", **await request.json()})
+            return {"received": len(self.received)}
 
         @router.post("/_faults")
         async def script(request: Request) -> dict[str, int]:

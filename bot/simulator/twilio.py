@@ -2,6 +2,8 @@
 
 import json
 import secrets
+from datetime import UTC, datetime
+from email.utils import format_datetime
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -57,12 +59,35 @@ def routes(desk: Desk) -> APIRouter:
 
     @router.get("/2010-04-01/Accounts/{sid}/Messages.json")
     def find(sid: str, request: Request) -> dict[str, Any]:
-        to = request.query_params.get("To")
+        to, after = request.query_params.get("To"), request.query_params.get("DateSent>", "")
         found = [
-            {"sid": e["id"], "to": e["to"], "body": e["text"], "status": "delivered", "account_sid": sid}
+            {
+                "sid": e["id"], "to": e["to"], "body": e["text"], "status": "delivered", "account_sid": sid,
+                "direction": "outbound-api",
+            }
             for e in reversed(desk.sent) if e["vendor"] == "twilio" and e["to"] == to
         ]  # fmt: skip
+        for form in reversed(desk.received):
+            at = datetime.fromtimestamp(form["at"], UTC)
+            if form["To"] == to and at.strftime("%Y-%m-%dT%H:%M:%SZ") >= after:
+                found.append({
+                    "sid": form["MessageSid"], "to": to, "from": form["From"], "body": form["Body"], "account_sid": sid,
+                    "status": "received", "direction": "inbound", "num_media": form["NumMedia"],
+                    "date_sent": format_datetime(at),
+                })  # fmt: skip
         return {"messages": found, "page": 0, "page_size": 50, "next_page_uri": None}
+
+    @router.get("/2010-04-01/Accounts/{sid}/Messages/{message}/Media.json")
+    def list_media(sid: str, message: str) -> dict[str, Any]:
+        (form,) = [form for form in desk.received if form["MessageSid"] == message]
+        found = [
+            {
+                "sid": f"ME{i}", "content_type": desk.file(f"ME{i}")[0],
+                "uri": f"/2010-04-01/Accounts/{sid}/Messages/{message}/Media/ME{i}.json",
+            }
+            for i in range(int(form["NumMedia"]))
+        ]  # fmt: skip
+        return {"media_list": found, "page": 0, "page_size": 50, "next_page_uri": None}
 
     @router.get("/v1/Content")
     def list_contents() -> Response:

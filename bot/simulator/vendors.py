@@ -8,6 +8,7 @@ misbehave on demand:
     GET  /_calls            what else was asked of Slack, as {"method", ...its arguments}, notes to one person too
     GET  /_typing           who was shown that an answer is on its way, as {"vendor", "message"}
     POST /_media            {"id", "type", "base64"}: what the media of that id is (else a small picture)
+    POST /_received         {"MessageSid", "From", "To", "Body", "at"}: what Twilio took and no webhook told
     POST /_faults           {"vendor", "times", "kind", ...}; see bot/simulator/desk.py
 """
 

@@ -28,6 +28,7 @@ MAX_TEXT = 1600  # characters of one free-form message (error 21617)
 TIMEOUT, TYPING_TIMEOUT = 10.0, 3.0  # seconds
 VALID_FOR = 4 * 3600  # seconds that a message may wait in Twilio's own queue: an answer of yesterday helps nobody
 LOOKED_THROUGH = 50  # of a person's last messages, when looking for one
+MISSED = 1_000  # messages of one look at what people wrote to us
 WINDOW = timedelta(hours=24)
 _HOSTS = ("https://api.twilio.com", "https://content.twilio.com", "https://messaging.twilio.com")
 _TYPING = "https://messaging.twilio.com/v3/Indicators/Typing.json"
@@ -88,6 +89,7 @@ class TwilioClient:
         timeout: float = TIMEOUT,
     ) -> None:
         self.client = Client(account_sid, auth_token, http_client=_Rehosted(base_url, timeout))
+        self.base_url = base_url.rstrip("/")
         self.contents = Contents(self.client)
         self.sender = _whatsapp(sender)
         self.status_url = status_url
@@ -115,6 +117,36 @@ class TwilioClient:
         if not message.sid:
             raise VendorUnavailable("Twilio's answer cannot be read.", outcome_unknown=True)
         return str(message.sid)
+
+    def received(self, since: datetime) -> list[tuple[datetime, dict[str, str]]]:
+        """What people wrote to our number since then: when, and the fields of its webhook as far as they are kept.
+
+        Raises: as `lookup`.
+        """
+        with _readable():
+            found = self.client.messages.list(to=self.sender, date_sent_after=since, limit=MISSED)
+        return [
+            (at, {
+                "MessageSid": message.sid, "From": message.from_ or "", "To": message.to or "",
+                "Body": message.body or "", "NumMedia": str(message.num_media or 0), "SmsStatus": "received",
+            })
+            for message in found
+            if message.direction == "inbound" and message.sid and (at := _utc(message.date_sent)) and at >= since
+        ]  # fmt: skip
+
+    def media(self, form: dict[str, str]) -> dict[str, str]:
+        """The fields that name what came with such a message.
+
+        Raises: as `lookup`.
+        """
+        if form["NumMedia"] == "0":
+            return {}
+        with _readable():
+            found = self.client.messages(form["MessageSid"]).media.list(limit=10)
+        urls = {
+            f"MediaUrl{i}": f"{self.base_url}{(one.uri or '').removesuffix('.json')}" for i, one in enumerate(found)
+        }
+        return urls | {f"MediaContentType{i}": one.content_type or "" for i, one in enumerate(found)}
 
     @contextmanager
     def _forgetting(self) -> Iterator[None]:
@@ -200,9 +232,12 @@ def _never_connected(error: requests.ConnectionError) -> bool:
 
 
 def _older(created: datetime | None, since: datetime) -> bool:
-    if created is None:
-        return False
-    return (created if created.tzinfo else created.replace(tzinfo=UTC)) < since
+    at = _utc(created)
+    return at is not None and at < since
+
+
+def _utc(at: datetime | None) -> datetime | None:
+    return at.replace(tzinfo=UTC) if at is not None and at.tzinfo is None else at
 
 
 def _whatsapp(address: str) -> str:
