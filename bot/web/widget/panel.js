@@ -81,8 +81,8 @@ export class Panel {
     const { left } = this;
     this.left = null;
     if (!left) return;
-    const known = found.messages.findLast((message) => message.from === "visitor");
-    this.#ask(left.message, left.key, known?.text === left.message);
+    const known = found.messages.some((message) => message.from === "visitor" && message.text === left.message);
+    this.#ask(left.message, left.key, known || null);
   }
 
   // In another tab more may have been said.

@@ -358,6 +358,21 @@ class TestWhenItGoesWrong:
         assert page.locator(".line.visitor").count() == 1
         assert len(model.asked) == 1
 
+    def test_what_was_never_sent_is_asked_after_a_reload_and_stands_there(
+        self, open_chat: Callable[..., Any], model: ScriptedModel
+    ) -> None:
+        model.say = lambda name, question: REPLY
+        page = open_chat()
+        page.locator(".bubble", has_text="Olá!").wait_for()
+        page.context.set_offline(True)
+        ask(page, "Como é o colchão?")
+        page.locator(".excuse", has_text="Não foi enviada.").wait_for()
+        page.context.set_offline(False)
+        page.reload()
+        page.get_by_role("button", name="Abrir conversa").click()
+        answered(page, REPLY)
+        assert page.locator(".line.visitor .bubble").all_inner_texts() == ["Como é o colchão?"]
+
     def test_a_person_takes_over(self, open_chat: Callable[..., Any], awake: Awake, model: ScriptedModel) -> None:
         model.say = lambda name, question: REPLY
         page = open_chat()
