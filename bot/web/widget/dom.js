@@ -10,6 +10,15 @@ export function el(tag, attributes = {}, ...children) {
   return element;
 }
 
+// What a form is for. In a frame that a site sandboxed no form may be submitted: there its button's click is all there is.
+export function whenSent(form, act) {
+  form.addEventListener("click", (event) => {
+    if (event.target.closest("button")?.type !== "submit") return;
+    event.preventDefault();
+    if (form.reportValidity()) act();
+  });
+}
+
 const SHAPES = {
   chat: "M12 3C6.5 3 2 6.8 2 11.5c0 2.6 1.4 5 3.6 6.5L5 21.5l4.2-2.1c.9.2 1.8.3 2.8.3 5.5 0 10-3.7 10-8.2S17.5 3 12 3z",
   close: "M6 6l12 12M18 6L6 18",

@@ -1,5 +1,5 @@
 // The conversation: what was said, what is being said, and what people think of it.
-import { el, icon } from "./dom.js";
+import { el, icon, whenSent } from "./dom.js";
 import { commentForm, ratingForm, thumbs } from "./ratings.js";
 import { fill } from "./words.js";
 
@@ -37,7 +37,8 @@ export class Panel {
       oninput: () => this.#grow(), onkeydown: (event) => this.#typed(event),
     });
     this.sendButton = el("button", { class: "send", "aria-label": words.send, disabled: true }, icon("send", true));
-    this.form = el("form", { class: "say", onsubmit: (event) => this.#submit(event) }, this.input, this.sendButton);
+    this.form = el("form", { class: "say" }, this.input, this.sendButton);
+    whenSent(this.form, () => this.#submit());
     this.main = el("div", { class: "main" }, this.log, this.note, this.form, el("p", { class: "machine" }, words.machine));
     this.element = el(
       "section", { class: "panel", role: close ? "dialog" : "region", "aria-labelledby": "title" },
@@ -198,7 +199,7 @@ export class Panel {
   #typed(event) {
     if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
     event.preventDefault();
-    this.form.requestSubmit();
+    this.#submit();
   }
 
   #grow() {
@@ -207,8 +208,7 @@ export class Panel {
     this.input.style.height = `${Math.min(this.input.scrollHeight, 140)}px`;
   }
 
-  #submit(event) {
-    event.preventDefault();
+  #submit() {
     const text = this.input.value.trim();
     if (!text) return;
     this.input.value = "";

@@ -1,5 +1,5 @@
 // What people think: thumbs under an answer, a comment after a thumb down, stars for the whole.
-import { el, icon } from "./dom.js";
+import { el, icon, whenSent } from "./dom.js";
 
 export function thumbs(words, answer, rate) {
   const button = (verdict, label) => el(
@@ -23,8 +23,7 @@ export function commentForm(words, send) {
   const skip = el("button", { type: "button", class: "quiet" }, words.skip);
   const form = el("form", { class: "why" }, text, el("div", { class: "row" }, skip, el("button", { class: "chip" }, words.comment)));
   skip.addEventListener("click", () => form.remove());
-  form.addEventListener("submit", async (event) => {
-    event.preventDefault();
+  whenSent(form, async () => {
     const comment = text.value.trim();
     if (comment) await send(comment).catch(() => {});
     form.replaceChildren(el("span", { class: "thanks" }, words.thanks));
@@ -48,8 +47,7 @@ export function ratingForm(words, send, back) {
     const chosen = Number(form.stars.value);
     stars.forEach(([, label], at) => label.classList.toggle("lit", at < chosen));
   });
-  form.addEventListener("submit", async (event) => {
-    event.preventDefault();
+  whenSent(form, async () => {
     const text = comment.value.trim();
     try {
       await send({ stars: Number(form.stars.value), ...(text && { comment: text }) });

@@ -25,11 +25,16 @@ class Shop:
         self.site, self.attributes, self.lang = "", "", "pt-BR"
         self.app = FastAPI()
         self.app.get("/")(self._page)
+        self.app.get("/framed")(self._framed)
 
     def _page(self) -> HTMLResponse:
         policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src {self.site}; connect-src {self.site}"
         text = SHOP.replace("SITE", self.site).replace("ATTRIBUTES", self.attributes).replace("LANG", self.lang)
         return HTMLResponse(text, headers={"Content-Security-Policy": policy})
+
+    def _framed(self) -> HTMLResponse:
+        """The same page within one that lets it do little."""
+        return HTMLResponse("<iframe src=/ sandbox='allow-scripts allow-same-origin' width=900 height=700></iframe>")
 
 
 @pytest.fixture

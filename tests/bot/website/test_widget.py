@@ -373,6 +373,24 @@ class TestWhenItGoesWrong:
         answered(page, REPLY)
         assert page.locator(".line.visitor .bubble").all_inner_texts() == ["Como é o colchão?"]
 
+    def test_a_frame_that_may_submit_no_forms(
+        self, site: str, shop: Any, visit: Callable[..., Any], model: ScriptedModel
+    ) -> None:
+        model.say = lambda name, question: REPLY
+        frame = visit(f"{shop[1]}/framed").frame_locator("iframe")
+        frame.get_by_role("button", name="Abrir conversa").click()
+        text = frame.get_by_role("textbox", name=re.compile("^Mensagem$"))
+        text.fill("Como é o colchão?")
+        text.press("Enter")
+        answered(frame, REPLY)
+        text.fill("E a capa?")
+        frame.get_by_role("button", name="Enviar").click()
+        assert eventually(lambda: len(model.asked) == 2)
+        frame.get_by_role("button", name="Não gostei").first.click()
+        frame.get_by_role("textbox", name="O que faltou?").fill("Faltou o prazo.")
+        frame.get_by_role("button", name="Enviar comentário").click()
+        frame.locator(".thanks").wait_for()
+
     def test_a_person_takes_over(self, open_chat: Callable[..., Any], awake: Awake, model: ScriptedModel) -> None:
         model.say = lambda name, question: REPLY
         page = open_chat()
