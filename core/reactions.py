@@ -33,7 +33,15 @@ _SLACK_NAMES = {
     "joy": "😂", "star": "⭐", "star2": "🌟", "ok_hand": "👌", "rage": "😡", "angry": "😠", "disappointed": "😞",
     "confused": "😕", "cry": "😢", "sob": "😭", "x": "❌", "no_entry": "⛔", "face_with_rolling_eyes": "🙄",
     "slightly_frowning_face": "🙁", "white_frowning_face": "☹", "broken_heart": "💔", "unamused": "😒",
-    "no_entry_sign": "🚫", "face_palm": "🤦", "handshake": "🤝", "star-struck": "🤩",
+    "no_entry_sign": "🚫", "face_palm": "🤦", "handshake": "🤝", "star-struck": "🤩", "orange_heart": "🧡",
+    "yellow_heart": "💛", "green_heart": "💚", "blue_heart": "💙", "purple_heart": "💜", "black_heart": "🖤",
+    "white_heart": "🤍", "sparkling_heart": "💖", "heartpulse": "💗", "hearts": "♥", "heart_hands": "🫶",
+    "smiling_face_with_3_hearts": "🥰", "grin": "😁", "relaxed": "☺", "kissing_heart": "😘", "hugging_face": "🤗",
+    "wink": "😉", "grinning_face_with_star_eyes": "🤩", "face_with_symbols_on_mouth": "🤬",
+    "serious_face_with_symbols_covering_mouth": "🤬", "pensive": "😔", "triumph": "😤", "face_vomiting": "🤮",
+    "face_with_open_mouth_vomiting": "🤮", "nauseated_face": "🤢", "confounded": "😖", "weary": "😩",
+    "tired_face": "😫", "woman-facepalming": "🤦", "man-facepalming": "🤦", "pouting_cat": "😾",
+    "middle_finger": "🖕", "reversed_hand_with_middle_finger_extended": "🖕",
 }  # fmt: skip
 _POSITIVE_WORDS = frozenset("otimo excelente perfeito maravilha adorei gostei ajudou great perfect helpful".split())
 _NEGATIVE_WORDS = frozenset("ruim pessimo horrivel errado errada incorreto wrong bad useless".split())

@@ -2,6 +2,7 @@
 
 import pytest
 
+from core import reactions
 from core.reactions import emoji_rating, slack_rating, stars_rating, text_rating, word_rating
 
 
@@ -25,6 +26,13 @@ def test_emoji(emoji: str, polarity: str) -> None:
 )
 def test_slacks_names(name: str, polarity: str) -> None:
     assert slack_rating(name).polarity == polarity
+
+
+def test_whatever_says_something_on_whatsapp_says_it_on_slack_too() -> None:
+    rated = reactions._POSITIVE | reactions._NEGATIVE
+    assert rated - set(reactions._SLACK_NAMES.values()) == set()
+    assert set(reactions._SLACK_NAMES.values()) - rated == set()
+    assert slack_rating("woman-facepalming::skin-tone-3").polarity == "negative"
 
 
 def test_stars_lie_between() -> None:
