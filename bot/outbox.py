@@ -237,8 +237,14 @@ def _refused(awake: Awake, due: Due, lease: Lease, error: Unavailable) -> None:
             if error.action == "opt_out":
                 _opt_out(session, row)
             _fail(session, row, str(error))
-            if error.action in ("alert", "text_only"):  # without buttons to leave out it is the template that is broken
+            if _is_somebodys(error.action, row):
                 _alert(session, row, str(error))
+
+
+def _is_somebodys(action: Action | None, row: OutboxItem) -> bool:
+    """Whether somebody should look. Without buttons to leave out it is the template that is broken, and so it is where
+    the vendor asks for a template instead of the template."""
+    return action in ("alert", "text_only") or (action == "template" and bool(row.payload.get("template")))
 
 
 def _alert(session: Session, row: OutboxItem, reason: str) -> None:
@@ -422,7 +428,7 @@ def _undelivered(awake: Awake, session: Session, row: OutboxItem, action: Action
         again = {**row.payload, "buttons": []}
     elif action == "opt_out":
         _opt_out(session, row)
-    elif action in ("alert", "text_only"):
+    elif _is_somebodys(action, row):
         _alert(session, row, str(row.error))
     if again is None or has_it or row.kind.endswith(AGAIN) or _wants_nothing(session, row):
         log.error("A message did not arrive: %s", row.error)

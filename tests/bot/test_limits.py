@@ -223,6 +223,17 @@ class TestRefusals:
         assert rows(engine)[0].state == "failed"
         assert len(alerts(engine)) == told
 
+    def test_a_template_that_is_none_is_somebodys_to_look_at(
+        self, awake: Awake, channel: ScriptedChannel, engine: Engine
+    ) -> None:
+        """It is not approved: the vendor goes on asking for one."""
+        channel.limits = Limits(window=DAY, template=True)
+        put(engine, "um")
+        channel.script = [refuse("template"), refuse("template")]
+        assert deliver(awake) is None
+        assert [sent.template for sent in channel.sends] == [False, True]
+        assert (rows(engine)[0].state, len(alerts(engine))) == ("failed", 1)
+
 
 class TestUndelivered:
     """The vendor took it, and told us later that it did not arrive."""
@@ -264,10 +275,11 @@ class TestUndelivered:
         deliver(awake)
         assert [len(sent.buttons) for sent in channel.sends] == [0]
 
+    @pytest.mark.parametrize(("code", "action"), [("21656", "text_only"), ("63016", "template")])
     def test_a_broken_template_is_somebodys_to_look_at(
-        self, awake: Awake, channel: ScriptedChannel, engine: Engine
+        self, awake: Awake, channel: ScriptedChannel, engine: Engine, code: str, action: Action
     ) -> None:
-        self.report(awake, self.sent(engine, payload={"template": True}), "21656", "text_only")
+        self.report(awake, self.sent(engine, payload={"template": True}), code, action)
         assert deliver(awake) is None
         assert len(alerts(engine)) == 1
 
