@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from sqlalchemy import and_, delete, exists, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session, aliased
@@ -281,15 +282,20 @@ def _drop_doubles(session: Session, context: str, considered: Sequence[Considere
     new = [_both(one.question, one.example.answer) for one in left if one.example]
     everything = [*texts, *new]
     vectors, figures = letters(everything, size=4096), [_figures(text) for text in everything]
-    kept: list[int] = list(range(len(texts)))
-    for i, one in enumerate(left, start=len(texts)):
-        if kept:
-            like = np.flatnonzero(vectors[kept] @ vectors[i] >= NEAR)
-            same = (everything[kept[j]] for j in like if figures[kept[j]] == figures[i])
-            if any(not one.corrected or words(text) == words(everything[i]) for text in same):
-                one.reason = "nearly a double"
-                continue
-        kept.append(i)
+    fallen: set[int] = set()
+    for one, (i, like) in zip(left, _near(vectors, len(texts)), strict=True):
+        same = (everything[j] for j in like if j not in fallen and figures[j] == figures[i])
+        if any(not one.corrected or words(text) == words(everything[i]) for text in same):
+            one.reason = "nearly a double"
+            fallen.add(i)
+
+
+def _near(vectors: NDArray[np.float64], first: int) -> Iterator[tuple[int, list[int]]]:
+    """From the vector `first` on, each one's place and those before it that are near to it."""
+    block = 256  # one product for so many: one for each would read all of them each time
+    for start in range(first, len(vectors), block):
+        for i, likeness in enumerate(vectors[start : start + block] @ vectors.T, start):
+            yield i, np.flatnonzero(likeness[:i] >= NEAR).tolist()
 
 
 def _both(question: str, answer: str) -> str:

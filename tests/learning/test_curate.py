@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import nights
+import numpy as np
 import pytest
 from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
@@ -27,7 +28,7 @@ from core.tables import (
 )
 from learning import replay
 from learning.__main__ import rehearse
-from learning.curate import curate
+from learning.curate import NEAR, _near, curate
 from learning.shares import PER_PERSON
 
 # Words that share no three letters in a row with their neighbours.
@@ -318,6 +319,15 @@ def test_nearly_the_same_words_are_one_example_unless_a_figure_differs(engine: E
     funnel, rows = curated(engine)
     assert funnel["learned"] == 3
     assert reasons(rows) in ({"double": 1}, {"nearly a double": 1})
+
+
+def test_what_is_near_is_found_in_a_large_night_too() -> None:
+    angles = np.linspace(0, 20 * np.pi, 600)
+    vectors = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    found = dict(_near(vectors, 100))
+    assert list(found) == list(range(100, 600))
+    for i, like in found.items():
+        assert like == [j for j in range(i) if float(vectors[i] @ vectors[j]) >= NEAR]
 
 
 def test_a_correction_that_turns_an_answer_round_is_no_double_of_it(engine: Engine) -> None:
