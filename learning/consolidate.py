@@ -25,7 +25,7 @@ from sqlalchemy.orm import Session
 
 from core import artifacts, events, registry
 from core.db import get_engine, transaction
-from core.errors import NightError, SettingError
+from core.errors import ArtifactError, NightError, SettingError
 from core.memory import give_back, return_large_blocks
 from core.settings import Settings
 from core.tables import AdapterVersion, ConsolidationRun, Evaluation, TrainingExample, now
@@ -62,7 +62,7 @@ def consolidate(run_id: uuid.UUID, settings: Settings) -> str:
             state = _end(claim, "failed", [reason], keep_examples=False)
         else:
             state = _stages(open_night(claim, engine, settings))
-    except NightError as error:
+    except (NightError, ArtifactError, SettingError) as error:  # trying again would end the same way
         log.warning("The night stopped: %s", error)
         state = _end(claim, "failed", [str(error)], keep_examples=False)
     finally:
