@@ -97,6 +97,8 @@ SENTENCES = {
     "It became less courteous or less safe: {n} of {n2} checks pass, the champion passes {n3}.":
         "Ficou menos cortês ou menos segura: passa em {n} de {n2} verificações; a versão atual passa em {n3}.",
     "{n} new examples, {n2} are needed.": "{n} exemplos novos; são necessários {n2}.",
+    "Too few new examples to hold any out: nothing could prove that anything was learned. They wait.":
+        "Poucos exemplos novos para separar algum: nada provaria que algo foi aprendido. Eles esperam.",
     "It ended {n} times without a result; see the worker's log.":
         "Terminou {n} vezes sem resultado; veja o log do trabalhador.",
     "There is nothing to learn: no new example is left. npllm sleep history shows why.":

@@ -125,6 +125,17 @@ def test_too_little_is_skipped_and_waits_for_the_next_night(engine: Engine, here
     assert again.funnel["considered"] == 23
 
 
+@pytest.mark.parametrize("count", [1, 9])
+def test_where_nothing_can_be_held_out_nothing_is_trained_and_it_waits(
+    engine: Engine, here: Settings, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    monkeypatch.setattr(night, "_train", lambda *arguments: pytest.fail("It trained."))
+    run = slept(engine, here, count=count, minimum=1)
+    assert (run.state, "hold any out" in run.reasons[0]) == ("skipped", True)
+    with transaction(engine) as session:
+        assert fresh_examples(session, "customers") == count
+
+
 def test_a_night_that_learns_nothing_is_refused_with_reasons(engine: Engine, here: Settings) -> None:
     run = slept(engine, here.model_copy(update={"learning_rate": 1e-9}))
     assert run.state == "refused"
