@@ -32,7 +32,7 @@ from core.tables import AdapterVersion, ConsolidationRun, Evaluation, TrainingEx
 from integrations.huggingface.spare_cores import SpareCores
 from learning import record, replay
 from learning.claims import MAX_ATTEMPTS, Claim
-from learning.curate import curate, take_back, to_example
+from learning.curate import curate, take_back, to_example, withdrawn_since
 from learning.dataset import Example, fitting
 from learning.night import Material, Night, material_of, open_night
 from learning.starter import courtesy
@@ -264,13 +264,10 @@ def _register(night: Night, material: Material, evaluations: list[Evaluation]) -
     location = night.store.put(night.sealed, context=night.context, sha256=sha256)
     with transaction(night.engine) as session:
         run = night.claim.fence(session)
-        if _erased_meanwhile(session, night, manifest["examples"]):
+        if reason := _not_to_be_published(session, night, manifest["examples"]):
             night.store.remove(location)
             shutil.rmtree(night.folder, ignore_errors=True)
-            raise NightError(
-                "Data that it trained on was erased meanwhile: nothing is registered.",
-                "The next night learns what is left.",
-            )
+            raise NightError(f"{reason}: nothing is registered.", "The next night learns what is left.")
         version = registry.register(
             session, context=night.context, source="night", location=location, sha256=sha256, manifest=manifest,
             parent_id=night.parent.id if night.parent else None, run_id=run.id,
@@ -284,16 +281,22 @@ def _register(night: Night, material: Material, evaluations: list[Evaluation]) -
     return "registered"
 
 
-def _erased_meanwhile(session: Session, night: Night, trained: list[str]) -> bool:
-    """Whether an example that is in these weights, or a version below them, was taken away since the night began."""
+def _not_to_be_published(session: Session, night: Night, trained: list[str]) -> str | None:
+    """Why these weights must not be, for what happened since the night began; None where they may."""
     # Locked until the version is there: an erasure waits (bot/privacy.py), and then finds it.
     there = session.scalars(
         select(TrainingExample.id)
         .where(TrainingExample.context == night.context, TrainingExample.sha256.in_(trained))
         .with_for_update(read=True)
     ).all()
+    if len(there) != len(trained):
+        return "Data that it trained on was erased meanwhile"
+    if withdrawn_since(session, night.context, trained):
+        return "Somebody whose words it trained on took them back meanwhile"
     parent = session.get(AdapterVersion, night.parent.id) if night.parent else None
-    return len(there) != len(trained) or (parent is not None and parent.state == "retired")
+    if parent is not None and parent.state != "registered":
+        return f"{parent.name}, whose weights it continues, is {parent.state} since"
+    return None
 
 
 def _end(

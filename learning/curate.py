@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import and_, delete, exists, or_, select, update
+from sqlalchemy import ColumnElement, and_, delete, exists, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session, aliased
 
@@ -131,15 +131,6 @@ def take_back(session: Session, context: str) -> Counter[str]:
 
     Its row and its hash stay, without the text: an erasure still finds the versions that learned it.
     """
-    answer, asked = aliased(Message), aliased(Message)
-    withdrawn = exists().where(
-        Customer.id == TrainingExample.customer_id,
-        or_(Customer.consent == "denied", Customer.opted_out_at.is_not(None)),
-    )
-    deleted = exists().where(
-        answer.id == TrainingExample.message_id, asked.id == answer.in_reply_to,
-        or_(answer.deleted_at.is_not(None), asked.deleted_at.is_not(None)),
-    )  # fmt: skip
     judged = exists().where(
         AnnotationItem.message_id == TrainingExample.message_id, Annotation.item_id == AnnotationItem.id,
         Annotation.verdict.in_(("correct", "reject")),
@@ -151,7 +142,8 @@ def take_back(session: Session, context: str) -> Counter[str]:
     liked = TrainingExample.source == "feedback"
     taken: Counter[str] = Counter()
     for reason, true in (
-        ("consent withdrawn", withdrawn), ("deleted", deleted), ("judged otherwise since", liked & (judged | disliked)),
+        ("consent withdrawn", _withdrawn()), ("deleted", _deleted_since()),
+        ("judged otherwise since", liked & (judged | disliked)),
     ):  # fmt: skip
         learned = update(TrainingExample).where(TrainingExample.context == context, TrainingExample.dropped.is_(None))
         statement = learned.where(true).values(dropped=reason, messages=[], answer="")
@@ -159,6 +151,30 @@ def take_back(session: Session, context: str) -> Counter[str]:
             statement, execution_options={"synchronize_session": False}
         ).rowcount  # type: ignore[attr-defined]
     return taken
+
+
+def withdrawn_since(session: Session, context: str, hashes: Sequence[str]) -> bool:
+    """Whether one of these examples may be learned no longer: its person withdrew, or its author deleted it."""
+    theirs = TrainingExample.context == context, TrainingExample.sha256.in_(hashes)
+    # Dropped: what was said before it was taken back (bot/signals.py).
+    gone = or_(TrainingExample.dropped.is_not(None), _withdrawn(), _deleted_since())
+    query = select(TrainingExample.id).where(*theirs, gone).limit(1)
+    return session.scalar(query) is not None
+
+
+def _withdrawn() -> ColumnElement[bool]:
+    return exists().where(
+        Customer.id == TrainingExample.customer_id,
+        or_(Customer.consent == "denied", Customer.opted_out_at.is_not(None)),
+    )
+
+
+def _deleted_since() -> ColumnElement[bool]:
+    answer, asked = aliased(Message), aliased(Message)
+    return exists().where(
+        answer.id == TrainingExample.message_id, asked.id == answer.in_reply_to,
+        or_(answer.deleted_at.is_not(None), asked.deleted_at.is_not(None)),
+    )  # fmt: skip
 
 
 def _reviewed(session: Session, context: str) -> Iterator[Candidate]:

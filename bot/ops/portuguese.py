@@ -107,6 +107,13 @@ SENTENCES = {
         "A perda virou {w} no passo {n}. Reduza LEARNING_RATE ou olhe os exemplos da noite.",
     "Data that it trained on was erased meanwhile: nothing is registered. The next night learns what is left.":
         "Dados do treino foram apagados no meio-tempo: nada é registrado. A próxima noite aprende o que resta.",
+    "Somebody whose words it trained on took them back meanwhile: nothing is registered."
+    " The next night learns what is left.":
+        "Alguém retirou no meio-tempo palavras usadas no treino: nada é registrado."
+        " A próxima noite aprende o que resta.",
+    "{w}, whose weights it continues, is {w2} since: nothing is registered. The next night learns what is left.":
+        "{w}, de cujos pesos ela parte, não atende mais ({w2}): nada é registrado."
+        " A próxima noite aprende o que resta.",
 }  # fmt: skip
 # Known only where they are the whole reason: an operator may well write such words within a sentence.
 REMARKS = {
