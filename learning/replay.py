@@ -29,13 +29,14 @@ BALANCE = 0.5  # of the loss: what earlier nights taught, however few rows stand
 def buffer(session: Session, context: str, *, before: uuid.UUID) -> list[TrainingExample]:
     """What may be replayed in the night `before`: everything trained on in other nights, the starter's included.
 
-    All of it, not the newest: whatever bound there was would drop the oldest topics first.
+    All of it, not the newest: whatever bound there was would drop the oldest topics first. In one order, so that a deep
+    night that goes on has the batches that it began with.
     """
     query = select(TrainingExample).where(
         TrainingExample.context == context, TrainingExample.split == "train", TrainingExample.dropped.is_(None),
         TrainingExample.run_id.is_distinct_from(before),
     )  # fmt: skip
-    return list(session.scalars(query))
+    return list(session.scalars(query.order_by(TrainingExample.sha256)))
 
 
 def draw(candidates: Sequence[TrainingExample], count: int, *, seed: int) -> list[TrainingExample]:

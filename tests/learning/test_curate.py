@@ -239,6 +239,17 @@ def test_nothing_is_considered_twice(engine: Engine) -> None:
     assert curated(engine)[0].get("considered", 0) == 0
 
 
+def test_a_night_that_goes_on_finds_earlier_examples_in_the_order_it_had(engine: Engine) -> None:
+    day(engine, nights.a_day)
+    curated(engine)
+    with transaction(engine) as session:
+        before = replay.buffer(session, "customers", before=uuid.uuid4())
+        replay.mark(session, before[::3])
+    with transaction(engine) as session:
+        after = replay.buffer(session, "customers", before=uuid.uuid4())
+    assert [row.sha256 for row in after] == [row.sha256 for row in before]
+
+
 def test_one_person_fills_no_night(engine: Engine) -> None:
     def make(session: Session) -> None:
         talk = nights.conversation(session)
