@@ -13,7 +13,7 @@ from core import events, registry
 from core.errors import BadInput, Conflict
 from core.schedule import STRATEGIES, Schedule, schedule_of
 from core.settings import Settings
-from core.tables import AdapterVersion, ConsolidationRun, Context, Message, PrivacyAction, new_id, now
+from core.tables import ConsolidationRun, Context, Message, PrivacyAction, new_id, now
 
 DEEP = "deep"
 ENOUGH_FOR_DEEP = 2  # nights since the last deep one; learning one night's examples again from the base gains nothing
@@ -202,11 +202,10 @@ def _is_deep(session: Session, context: str, schedule: Schedule, night: date) ->
     ).one()
     if not schedule.is_deep(night, last[0]):
         return False
-    since = select(func.count()).select_from(AdapterVersion).where(
-        AdapterVersion.context == context, AdapterVersion.source == "night"
-    )  # fmt: skip
+    # Refused ones too: only a deep night learns what they had to teach.
+    since = select(func.count()).select_from(ConsolidationRun).where(ConsolidationRun.context == context, ended)
     if last[1] is not None:
-        since = since.where(AdapterVersion.created_at > last[1])
+        since = since.where(ConsolidationRun.created_at > last[1])
     return (session.scalar(since) or 0) >= ENOUGH_FOR_DEEP
 
 

@@ -119,6 +119,36 @@ def test_a_context_with_a_weekly_preset_sleeps_once_a_week(engine: Engine, here:
     assert outlook(engine, here, now() + timedelta(days=8)).due
 
 
+@pytest.mark.parametrize(
+    ("earlier", "strategy"),
+    [
+        ([("registered", 1, "replay")], "replay"),  # learning one night's examples again gains nothing
+        ([("registered", 2, "replay"), ("registered", 1, "replay")], "deep"),
+        ([("refused", 2, "replay"), ("refused", 1, "replay")], "deep"),
+        ([("skipped", 2, "replay"), ("failed", 1, "replay")], "replay"),
+        ([("registered", 9, "deep"), ("registered", 8, "replay"), ("refused", 7, "replay")], "deep"),
+        ([("registered", 9, "deep"), ("registered", 8, "replay")], "replay"),
+        ([("registered", 4, "replay"), ("registered", 3, "replay"), ("refused", 1, "deep")], "replay"),
+    ],
+)
+def test_once_a_week_everything_is_learned_again(
+    engine: Engine, here: Settings, earlier: list[tuple[str, int, str]], strategy: str
+) -> None:
+    a_quiet_day(engine)
+    friday = datetime(2026, 11, 27, 6, 0, tzinfo=UTC)
+    here = here.model_copy(update={"sleep_strategy": "replay"})
+    with transaction(engine) as session:
+        customers(session).preset = "support"
+        for state, days_ago, how in earlier:
+            at = friday - timedelta(days=days_ago)
+            session.add(
+                ConsolidationRun(
+                    context="customers", night=at.date(), strategy=how, seed=0, state=state, stage="done", created_at=at
+                )
+            )
+    assert outlook(engine, here, friday).strategy == strategy
+
+
 def test_a_run_whose_worker_died_is_asked_for_again(engine: Engine, here: Settings) -> None:
     with transaction(engine) as session:
         run = nights.claim(session, "customers", here, datetime.now(UTC).date(), sequence=0, requested_by="clock")
