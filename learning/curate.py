@@ -135,15 +135,12 @@ def take_back(session: Session, context: str) -> Counter[str]:
         AnnotationItem.message_id == TrainingExample.message_id, Annotation.item_id == AnnotationItem.id,
         Annotation.verdict.in_(("correct", "reject")),
     )  # fmt: skip
-    disliked = exists().where(
-        Feedback.message_id == TrainingExample.message_id, Feedback.superseded_at.is_(None),
-        Feedback.polarity == "negative",
-    )  # fmt: skip
-    liked = TrainingExample.source == "feedback"
+    vote = exists().where(Feedback.message_id == TrainingExample.message_id, Feedback.superseded_at.is_(None))
+    disliked, liked = vote.where(Feedback.polarity == "negative"), vote.where(Feedback.value >= LIKED)
+    otherwise = (TrainingExample.source == "feedback") & (judged | disliked | ~liked)
     taken: Counter[str] = Counter()
     for reason, true in (
-        ("consent withdrawn", _withdrawn()), ("deleted", _deleted_since()),
-        ("judged otherwise since", liked & (judged | disliked)),
+        ("consent withdrawn", _withdrawn()), ("deleted", _deleted_since()), ("judged otherwise since", otherwise),
     ):  # fmt: skip
         learned = update(TrainingExample).where(TrainingExample.context == context, TrainingExample.dropped.is_(None))
         statement = learned.where(true).values(dropped=reason, messages=[], answer="")

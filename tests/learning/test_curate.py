@@ -22,6 +22,7 @@ from core.tables import (
     Context,
     Conversation,
     Customer,
+    Feedback,
     Message,
     TrainingExample,
     now,
@@ -139,7 +140,7 @@ def test_what_was_learned_before_a_withdrawal_is_not_replayed_and_its_text_goes(
         assert taken.sha256 == by_question["denied?"].sha256  # an erasure must still find who learned it
 
 
-@pytest.mark.parametrize("verdict", ["correct", "reject", "disliked"])
+@pytest.mark.parametrize("verdict", ["correct", "reject", "disliked", "three stars", "taken back"])
 def test_a_liked_answer_that_is_judged_otherwise_later_is_replayed_no_more(engine: Engine, verdict: str) -> None:
     answers: list[uuid.UUID] = []
 
@@ -154,6 +155,9 @@ def test_a_liked_answer_that_is_judged_otherwise_later_is_replayed_no_more(engin
         answer = session.get_one(Message, answers[0])
         if verdict == "disliked":
             nights.react(session, answer, 0.0, by=nights.conversation(session).customer_id)
+        elif verdict in ("three stars", "taken back"):
+            vote = session.scalars(select(Feedback).where(Feedback.message_id == answers[0])).one()
+            vote.polarity, vote.value = "neutral", 0.5 if verdict == "three stars" else None
         else:
             nights.review(session, answer, verdict, "Não, no domingo." if verdict == "correct" else None)
     funnel, _ = curated(engine)
