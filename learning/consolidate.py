@@ -79,7 +79,7 @@ def _stages(night: Night) -> str:
     if len(material.new) < night.minimum:
         reason = f"{len(material.new)} new examples, {night.minimum} are needed."
         return _end(night.claim, "skipped", [reason], keep_examples=False)
-    if not material.held_out:
+    if len(material.held_out) < 2:
         reason = "Too few new examples to hold any out: nothing could prove that anything was learned. They wait."
         return _end(night.claim, "skipped", [reason], keep_examples=False)
     night.folder = night.folder / material.name(night.parent)

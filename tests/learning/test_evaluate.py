@@ -1,5 +1,6 @@
 """What is measured of a model, and how two are compared."""
 
+import random
 from typing import Any
 
 import pytest
@@ -20,6 +21,16 @@ def test_a_single_conversation_leaves_doubt() -> None:
     assert one.high > 0
     sure = difference([-0.5] * 10, [0.0] * 10, ["same"] * 10)
     assert sure.low == sure.high == pytest.approx(-0.5)
+
+
+@pytest.mark.parametrize(("conversations", "most"), [(4, 0.08), (8, 0.04), (20, 0.035)])
+def test_of_few_conversations_chance_shows_no_gain(conversations: int, most: float) -> None:
+    """Nothing is there to be found: 2.5 % of the nights find it. Four can show no less than one in sixteen."""
+    rng = random.Random(0)
+    nights = [[rng.gauss(0, 1) for _ in range(conversations)] for _ in range(400)]
+    groups = [str(i) for i in range(conversations)]
+    shown = sum(difference(night, [0.0] * conversations, groups).high < 0 for night in nights)
+    assert shown / len(nights) <= most
 
 
 def test_scores_of_a_model(base: tuple[Any, Any], adapted: Any) -> None:
