@@ -325,9 +325,10 @@ def _quarantine_suspects(considered: Sequence[Considered]) -> None:
     phrases = suspects.own_phrases([one.candidate.customer.id for one in left], [one.question for one in left])
     for one, phrase in zip(left, phrases, strict=True):
         assert one.example is not None
-        sources = [str(message["content"]) for message in one.example.messages]
         if one.reviewed:
             continue
+        # Not the conversation: who wants an address learned would only have to say it first.
+        sources = [one.example.messages[0]["content"], *(one.candidate.passages or [])]
         if suspects.gives_orders(one.question, one.example.answer):
             one.reason = f"{QUARANTINE}speaks to the model"
         elif suspects.new_links(one.example.answer, sources):
