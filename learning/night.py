@@ -60,7 +60,7 @@ class Material:
 
     Attributes:
         share: of a night's training that is replayed.
-        known: a few that stand for what the champion knows, where it left no importance.
+        known: a few that stand for what the champion knows, where it left no importance and a penalty wants it.
     """
 
     new: list[TrainingExample]
@@ -70,10 +70,15 @@ class Material:
     old_held_out: list[TrainingExample]
     known: list[TrainingExample]
 
+    @property
+    def trained(self) -> list[TrainingExample]:
+        """Whatever has a part in the weights."""
+        return [*self.new, *self.replayed, *self.known]
+
     def name(self, parent: AdapterVersion | None) -> str:
         """Of the folder for what is trained on them from these weights. Where an erasure took an example or the parent
         away, a night that goes on finds no checkpoint that had learned from them."""
-        trained = sorted(row.sha256 for row in [*self.new, *self.replayed])
+        trained = sorted(row.sha256 for row in self.trained)
         return hashlib.sha256(" ".join([parent.sha256 if parent else "", *trained]).encode()).hexdigest()[:16]
 
     def that(self, fits: Callable[[TrainingExample], bool]) -> "Material":
@@ -155,10 +160,8 @@ def material_of(night: Night) -> Material:
         ).all()  # fmt: skip
         if night.strategy.afresh and not held_out:  # after an erasure, say: nothing is new, everything is learned again
             held_out = list(old)
-        return Material(
-            new, held_out, drawn, share,
-            replay.draw(old, OLD_HOLDOUT, seed=night.seed), replay.draw(earlier, KNOWN, seed=night.seed),
-        )  # fmt: skip
+        known = replay.draw(earlier, KNOWN, seed=night.seed) if night.strategy.penalty else []
+        return Material(new, held_out, drawn, share, replay.draw(old, OLD_HOLDOUT, seed=night.seed), known)
 
 
 def _retentions(session: Session, context: str) -> list[float]:

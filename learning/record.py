@@ -15,7 +15,7 @@ def provenance(night: Night, material: Material) -> dict[str, Any]:
         if night.parent.source != "starter":  # the starter's are generated: its manifest counts them
             inherited = {*parent.get("examples", []), *parent.get("inherited_examples", [])}
         lineage = [*parent.get("lineage", []), night.parent.sha256]
-    trained = {example.sha256 for example in [*material.new, *material.replayed]}
+    trained = {example.sha256 for example in material.trained}
     return {
         "base": {"model": night.base.name, "revision": night.base.revision},
         "context": night.context,

@@ -25,6 +25,7 @@ from learning import consolidate as night
 from learning import gate
 from learning.claims import NightTaken
 from learning.evaluate import Scores
+from learning.night import KNOWN
 from learning.strategies import NIGHTLY
 
 TONIGHT = date(2026, 11, 27)
@@ -116,6 +117,16 @@ def test_the_next_night_continues_the_champion_with_replay_and_mas(engine: Engin
     with transaction(engine) as session:
         replayed = session.scalars(select(TrainingExample).where(TrainingExample.replayed > 0)).all()
         assert len(replayed) == second.manifest["counts"]["replayed"]
+
+
+def test_what_importance_was_estimated_from_is_in_the_manifest(engine: Engine, here: Settings) -> None:
+    """A champion of another strategy left none: a few earlier examples stand for what it knows."""
+    slept(engine, here, strategy="naive")
+    crowned(engine)
+    run = slept(engine, here.model_copy(update={"retention_target": 0.7}), lesson="Boa noite!", strategy="mas")
+    assert run.state == "registered", run.reasons
+    first, second = versions(engine)
+    assert len(set(second.manifest["examples"]) & set(first.manifest["examples"])) == KNOWN
 
 
 def test_too_little_is_skipped_and_waits_for_the_next_night(engine: Engine, here: Settings) -> None:
