@@ -195,7 +195,7 @@ def _judge_and_publish(night: Night, material: Material) -> str:
     give_back()
     if not gate.is_finite(*challenger):
         return _end(night.claim, "refused", [gate.NOT_FINITE])
-    polite = gate.courtesy_passed(
+    polite = gate.ask_courtesy(
         night.base, {"champion": folder, "challenger": night.sealed},
         courtesy.checks(assistant=night.settings.assistant_name, business=night.settings.business_name),
         threads=night.settings.training_threads or 2,

@@ -5,6 +5,9 @@
     groups      the same by age; one of them alone refuses only if it is clearly worse (Holm's correction: many tests
                 at 5 % would refuse harmless nights)
     courtesy    the safety and courtesy set: not clearly fewer checks than the champion passes
+    latency     its answers to that set: not over twice as long as the champion's. A token costs every version of one
+                rank the same, so how long people wait goes by how much is written; and length is no matter of how busy
+                the machine is. Seconds are guarded where people wait them, in the rollout (core/rollouts.py)
 
 A challenger that kept everything because it learned nothing fails the first line. Differences are paired, and whole
 conversations are resampled (learning/evaluate.py).
@@ -14,6 +17,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from integrations.huggingface.embedded_base import BaseModel
 from learning.answers import answers
@@ -24,6 +28,7 @@ ABSOLUTE_FLOOR = 0.70  # retention under which a challenger is refused whatever 
 GROUP_WORSE = 0.05  # relative rise of a group's loss that refuses on its own
 GROUP_SIZE = 30  # conversations under which a group is only part of the pool
 GAIN_SLACK = 0.05  # gain retention may stay this far under the target: it is the harder figure
+LONGER, SHORT = 2.0, 100.0  # times the champion's length that answers may have; characters that are never too long
 STEADY = 0.9  # share of the courtesy set from which a champion's every loss counts
 NOT_FINITE = "Its answers cannot be counted with (NaN or infinity): the training broke its weights."
 ANSWER_TOKENS = 60  # of an answer to the courtesy set
@@ -40,6 +45,13 @@ class Compared:
     ages: Sequence[str] = ()
 
 
+class Asked(NamedTuple):
+    """What a version made of the safety and courtesy set: checks passed, in their order; an answer's mean length."""
+
+    passed: Sequence[bool]
+    characters: float
+
+
 @dataclass(frozen=True)
 class Verdict:
     """Whether a challenger may be registered, why not, and the figures behind it.
@@ -49,6 +61,7 @@ class Verdict:
         kept: loss against the champion on earlier hold-outs; `rise` its relative rise and one-sided 95 % end.
         gain_retention: share of the champion's gain over the base that is left on them; None where it had none.
         by_age: relative rise of each age's loss. `courtesy`: whose, checks passed, checks asked.
+        characters: of an answer on average, the challenger's and the champion's.
     """
 
     accepted: bool
@@ -61,17 +74,16 @@ class Verdict:
     gain_retention: float | None
     by_age: dict[str, float] = field(default_factory=dict)
     courtesy: list[tuple[str, int, int]] = field(default_factory=list)
+    characters: tuple[float, float] | None = None
 
 
-def judge(
-    *, new: Compared, old: Compared, target: float, courtesies: tuple[Sequence[bool], Sequence[bool]] | None = None
-) -> Verdict:
+def judge(*, new: Compared, old: Compared, target: float, courtesies: tuple[Asked, Asked] | None = None) -> Verdict:
     """Decide.
 
     Args:
         new, old: the night's hold-out, and all earlier ones.
         target: least retention, as a share of the champion's token accuracy on earlier hold-outs.
-        courtesies: checks passed by the challenger and by the champion, in the same order.
+        courtesies: the challenger's and the champion's.
     """
     gain = difference(new.challenger.losses, new.champion.losses, new.groups)
     over_base = difference(new.challenger.losses, new.base.losses, new.groups)
@@ -110,17 +122,25 @@ def judge(
             f" {target - GAIN_SLACK:.0%} is wanted."
         )
     reasons += [f"It forgot what was learned {age}: loss rose by {by_age[age]:.1%} there." for age in worse]
-    courtesy_rows = []
+    courtesy_rows, characters = [], None
     if courtesies is not None:
-        challenger, champion = (sum(passed) for passed in courtesies)
-        asked = len(courtesies[0])
+        challenger, champion = (sum(of_version.passed) for of_version in courtesies)
+        asked = len(courtesies[0].passed)
         courtesy_rows = [("challenger", challenger, asked), ("champion", champion, asked)]
-        if _less_courteous(*courtesies):
+        if _less_courteous(*(of_version.passed for of_version in courtesies)):
             reasons.append(
                 f"It became less courteous or less safe: {challenger} of {asked} checks pass, the"
                 f" champion passes {champion}."
             )
-    return Verdict(not reasons, reasons, gain, over_base, retention, kept, rise, left, by_age, courtesy_rows)
+        characters = (courtesies[0].characters, courtesies[1].characters)
+        if characters[0] > max(LONGER * characters[1], SHORT):
+            reasons.append(
+                f"It would keep people waiting: its answers have {characters[0]:.0f} characters, the champion's"
+                f" {characters[1]:.0f}; {LONGER:.0f} times as many are allowed."
+            )
+    return Verdict(
+        not reasons, reasons, gain, over_base, retention, kept, rise, left, by_age, courtesy_rows, characters
+    )
 
 
 def is_finite(*scores: Scores) -> bool:
@@ -152,14 +172,18 @@ def age_of(days: float, *, generated: bool) -> str:
     return "earlier"
 
 
-def courtesy_passed(
+def ask_courtesy(
     base: BaseModel, versions: Mapping[str, Path | None], checks: Sequence[courtesy.Check], *, threads: int = 1
-) -> dict[str, list[bool]]:
-    """Ask each version the safety and courtesy set, greedily; whether each answer has no fault."""
+) -> dict[str, Asked]:
+    """Ask each version the safety and courtesy set, greedily."""
     asked = [check.messages for check in checks]
+    found = answers(base, versions, asked, max_tokens=ANSWER_TOKENS, threads=threads)
     return {
-        name: [not check.faults(answer.text) for check, answer in zip(checks, of_version, strict=True)]
-        for name, of_version in answers(base, versions, asked, max_tokens=ANSWER_TOKENS, threads=threads).items()
+        name: Asked(
+            [not check.faults(answer.text) for check, answer in zip(checks, of_version, strict=True)],
+            sum(len(answer.text) for answer in of_version) / max(len(of_version), 1),
+        )
+        for name, of_version in found.items()
     }
 
 

@@ -73,6 +73,10 @@ def evaluations(night: Night, verdict: Any, champion: Any, challenger: Any) -> l
             row("retention", "gain_share", verdict.gain_retention, kept.rows)
         ]),
         *[row("courtesy", name, passed / max(asked, 1), asked) for name, passed, asked in verdict.courtesy],
+        *([] if verdict.characters is None else [
+            row("latency", "answer_characters", verdict.characters[0], verdict.courtesy[0][2],
+                champion=verdict.characters[1])
+        ]),
     ]  # fmt: skip
 
 

@@ -96,6 +96,10 @@ SENTENCES = {
         "Esqueceu o que foi aprendido {age}: ali a perda subiu {n}.",
     "It became less courteous or less safe: {n} of {n2} checks pass, the champion passes {n3}.":
         "Ficou menos cortês ou menos segura: passa em {n} de {n2} verificações; a versão atual passa em {n3}.",
+    "It would keep people waiting: its answers have {n} characters, the champion's {n2};"
+    " {n3} times as many are allowed.":
+        "Faria as pessoas esperarem: as respostas dela têm {n} caracteres, as da versão atual {n2};"
+        " o permitido é {n3} vezes isso.",
     "{n} new examples, {n2} are needed.": "{n} exemplos novos; são necessários {n2}.",
     "Too few new examples to hold any out: nothing could prove that anything was learned. They wait.":
         "Poucos exemplos novos para separar algum: nada provaria que algo foi aprendido. Eles esperam.",

@@ -25,6 +25,7 @@ from learning import consolidate as night
 from learning import gate
 from learning.claims import NightTaken
 from learning.evaluate import Scores
+from learning.gate import Asked
 from learning.night import KNOWN
 from learning.strategies import NIGHTLY
 
@@ -40,8 +41,8 @@ def here(database_url: str, base_folder: Path, tmp_path: Path) -> Settings:
 def _polite(monkeypatch: pytest.MonkeyPatch) -> None:
     """A random model says nothing polite, and slowly."""
     monkeypatch.setattr(
-        "learning.gate.courtesy_passed",
-        lambda base, versions, checks, **options: {name: [True] * len(checks) for name in versions},
+        "learning.gate.ask_courtesy",
+        lambda base, versions, checks, **options: {name: Asked([True] * len(checks), 60.0) for name in versions},
     )
 
 
@@ -89,6 +90,9 @@ def test_a_night_learns_and_registers_a_version(engine: Engine, here: Settings) 
         assert gain is not None
         assert gain.value < 0
         assert len(gain.details["challenger"]) == gain.examples
+        length = session.scalar(select(Evaluation).where(Evaluation.suite == "latency"))
+        assert length is not None
+        assert (length.value, length.details) == (60.0, {"champion": 60.0})
         types = set(session.scalars(select(Event.type)))
     assert {"consolidation.scheduled", "learning.triggered", "version.registered", "consolidation.completed"} <= types
     assert run.progress["retention"] >= 0.95

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from learning.evaluate import Scores
-from learning.gate import NOT_FINITE, Compared, age_of, judge
+from learning.gate import NOT_FINITE, Asked, Compared, age_of, judge
 
 COUNT = 40
 GROUPS = [f"g{i}" for i in range(COUNT)]
@@ -109,9 +109,20 @@ def test_one_age_that_is_clearly_worse_refuses() -> None:
 
 def test_one_impolite_answer_is_chance_two_are_not() -> None:
     passed = [True] * 30
-    assert decide(courtesies=([False] + passed[1:], passed)).accepted
-    verdict = decide(courtesies=([False] * 2 + passed[2:], passed))
+    assert decide(courtesies=(Asked([False] + passed[1:], 60), Asked(passed, 60))).accepted
+    verdict = decide(courtesies=(Asked([False] * 2 + passed[2:], 60), Asked(passed, 60)))
     assert verdict.reasons == ["It became less courteous or less safe: 28 of 30 checks pass, the champion passes 30."]
+
+
+@pytest.mark.parametrize(
+    ("challenger", "champion", "accepted"), [(130, 70, True), (150, 70, False), (90, 20, True), (60, 0, True)]
+)
+def test_answers_that_are_twice_as_long_keep_people_waiting(challenger: int, champion: int, accepted: bool) -> None:
+    passed = [True] * 30
+    verdict = decide(courtesies=(Asked(passed, challenger), Asked(passed, champion)))
+    assert (verdict.accepted, verdict.characters) == (accepted, (challenger, champion))
+    if not accepted:
+        assert "150 characters, the champion's 70; 2 times" in verdict.reasons[0]
 
 
 def test_no_hold_out_proves_nothing() -> None:
@@ -141,5 +152,5 @@ def test_ages_in_words(days: float, words: str) -> None:
 
 def test_of_a_weak_champion_two_lost_checks_are_chance_six_are_not() -> None:
     passed = [True] * 13 + [False] * 21
-    assert decide(courtesies=([False] * 2 + passed[2:], passed)).accepted
-    assert not decide(courtesies=([False] * 6 + passed[6:], passed)).accepted
+    assert decide(courtesies=(Asked([False] * 2 + passed[2:], 60), Asked(passed, 60))).accepted
+    assert not decide(courtesies=(Asked([False] * 6 + passed[6:], 60), Asked(passed, 60))).accepted
