@@ -21,11 +21,18 @@ _FRESH = text("""
     SELECT count(*) FROM (
         SELECT i.message_id FROM npllm.annotation_items i JOIN npllm.annotations a ON a.item_id = i.id
         WHERE i.context = :context AND a.verdict IN ('correct', 'approve')
-          AND NOT EXISTS (SELECT 1 FROM npllm.examples e WHERE e.message_id = i.message_id AND e.source = 'annotation')
+          AND NOT EXISTS (SELECT 1 FROM npllm.examples e WHERE e.message_id = i.message_id AND e.source = 'annotation'
+                          AND e.dropped IS DISTINCT FROM 'the night is full')
         UNION
         SELECT m.id FROM npllm.messages m JOIN npllm.feedback f ON f.message_id = m.id
         WHERE m.context = :context AND m.direction = 'out' AND f.superseded_at IS NULL AND f.polarity = 'positive'
-          AND m.consent AND NOT EXISTS (SELECT 1 FROM npllm.examples e WHERE e.message_id = m.id)
+          AND m.consent AND m.deleted_at IS NULL
+          AND NOT EXISTS (SELECT 1 FROM npllm.examples e WHERE e.message_id = m.id
+                          AND e.dropped IS DISTINCT FROM 'the night is full')
+          AND NOT EXISTS (SELECT 1 FROM npllm.feedback o WHERE o.message_id = m.id AND o.superseded_at IS NULL
+                          AND o.polarity = 'negative')
+          AND NOT EXISTS (SELECT 1 FROM npllm.annotation_items i JOIN npllm.annotations a ON a.item_id = i.id
+                          WHERE i.message_id = m.id)
     ) fresh
 """)
 
@@ -97,7 +104,8 @@ def outlook(session: Session, context: Context, settings: Settings, at: datetime
 
 
 def fresh_examples(session: Session, context: str) -> int:
-    """Answers that people corrected, approved or liked and no night has looked at; not all of them may be learned."""
+    """Answers that people corrected, approved or liked and no night has looked at, or had room for; not all of them may
+    be learned."""
     return int(session.scalar(_FRESH, {"context": context}) or 0)
 
 

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
-from bot.nights import claim
+from bot.nights import claim, fresh_examples
 from bot.review.queue import fill
 from core.db import transaction
 from core.settings import Settings
@@ -454,6 +454,27 @@ def test_a_night_has_room_for_so_many_and_the_best_come_first(engine: Engine) ->
         sources = session.scalars(select(TrainingExample.source).where(TrainingExample.dropped.is_(None))).all()
     assert funnel["dropped: the night is full"] == 6
     assert set(sources) == {"annotation"}
+
+
+def test_what_a_night_had_no_room_for_calls_the_next_one(engine: Engine) -> None:
+    day(engine, nights.a_day)
+    run = night(engine)
+    with transaction(engine) as session:
+        curate(session, "customers", run, Settings(), limit=10)
+        assert fresh_examples(session, "customers") == 14
+
+
+@pytest.mark.parametrize("verdict", ["reject", "disliked"])
+def test_what_no_night_would_take_calls_none(engine: Engine, verdict: str) -> None:
+    with transaction(engine) as session:
+        answer = nights.turn(session, nights.conversation(session), "Vocês entregam no domingo?", "Sim, no domingo.")
+        nights.react(session, answer, 1.0)
+        assert fresh_examples(session, "customers") == 1
+        if verdict == "disliked":
+            nights.react(session, answer, 0.0, by=nights.conversation(session).customer_id)
+        else:
+            nights.review(session, answer, verdict)
+        assert fresh_examples(session, "customers") == 0
 
 
 def test_a_rehearsal_knows_what_the_base_has_no_room_for(engine: Engine, database_url: str, tiny_base: Path) -> None:
