@@ -1,5 +1,6 @@
 """A night's lease and its progress: the row in `consolidation_runs` says who works on it, and how far it is."""
 
+import logging
 import threading
 import uuid
 from datetime import timedelta
@@ -11,8 +12,10 @@ from sqlalchemy.orm import Session
 from sqlalchemy.sql import cast
 
 from core.db import transaction
-from core.errors import NpllmError
+from core.errors import NpllmError, Unavailable
 from core.tables import ConsolidationRun, now
+
+log = logging.getLogger(__name__)
 
 LEASE = timedelta(seconds=30)
 MAX_ATTEMPTS = 3  # a night that kills its worker three times is given up
@@ -60,13 +63,16 @@ class Claim:
         return run
 
     def tell(self, **facts: Any) -> None:
-        """Write progress: shown by `npllm sleep status` and /ops."""
-        with transaction(self.engine) as session:
-            session.execute(
-                update(ConsolidationRun)
-                .where(ConsolidationRun.id == self.run_id, ConsolidationRun.holder == self.holder)
-                .values(progress=ConsolidationRun.progress.op("||")(cast(facts, JSONB)))
-            )
+        """Write progress: shown by `npllm sleep status` and /ops. Hours of training do not end for a line of it."""
+        try:
+            with transaction(self.engine) as session:
+                session.execute(
+                    update(ConsolidationRun)
+                    .where(ConsolidationRun.id == self.run_id, ConsolidationRun.holder == self.holder)
+                    .values(progress=ConsolidationRun.progress.op("||")(cast(facts, JSONB)))
+                )
+        except Unavailable as error:
+            log.warning("Progress is not told: %s", error)
 
     def release(self) -> None:
         self._stop.set()

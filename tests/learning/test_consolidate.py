@@ -9,7 +9,7 @@ from typing import Any
 
 import nights
 import pytest
-from sqlalchemy import Engine, select, text, update
+from sqlalchemy import Engine, create_engine, select, text, update
 from sqlalchemy.exc import OperationalError
 
 from bot import privacy
@@ -23,10 +23,10 @@ from core.settings import Settings
 from core.tables import AdapterVersion, ConsolidationRun, Customer, Evaluation, Event, Message, TrainingExample, now
 from learning import consolidate as night
 from learning import gate
-from learning.claims import NightTaken
+from learning.claims import Claim, NightTaken
 from learning.evaluate import Scores
 from learning.gate import Asked
-from learning.night import KNOWN
+from learning.night import KNOWN, _retentions
 from learning.strategies import NIGHTLY
 
 TONIGHT = date(2026, 11, 27)
@@ -268,6 +268,22 @@ def test_who_withdraws_while_it_lies_still_is_not_in_it(
     (version,) = versions(engine)
     assert gone.sha256 not in version.manifest["examples"]
     assert len(version.manifest["examples"]) > 5
+
+
+def test_a_night_does_not_end_because_its_progress_cannot_be_told(engine: Engine, here: Settings) -> None:
+    with transaction(engine) as session:
+        nights.a_day(session, 24)
+    claimed = Claim(engine, asked_for(engine, here))
+    claimed.release()
+    claimed.engine = create_engine("postgresql+psycopg://nobody@127.0.0.1:1/nothing")
+    claimed.tell(step=1)
+
+
+def test_the_first_night_says_nothing_of_what_is_kept(engine: Engine, here: Settings) -> None:
+    run = slept(engine, here)
+    assert run.progress["retention"] == 1.0
+    with transaction(engine) as session:
+        assert _retentions(session, "customers") == []
 
 
 def test_a_night_that_kills_its_worker_again_and_again_is_given_up(
