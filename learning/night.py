@@ -170,7 +170,10 @@ def _retentions(session: Session, context: str) -> list[float]:
         select(Evaluation.value)
         .join(ConsolidationRun, ConsolidationRun.id == Evaluation.run_id)
         .where(
-            ConsolidationRun.context == context, Evaluation.suite == "retention", Evaluation.metric == "accuracy_share"
+            ConsolidationRun.context == context,
+            Evaluation.suite == "retention",
+            Evaluation.metric == "accuracy_share",
+            Evaluation.examples > 0,  # where nothing was held out before, nothing was kept nor lost
         )
         .order_by(Evaluation.created_at.desc())
         .limit(30)
