@@ -168,7 +168,7 @@ def test_a_loss_that_is_no_number_registers_nothing(
 ) -> None:
     from learning import train
 
-    monkeypatch.setattr(train, "accumulate", lambda *_: float("nan"))
+    monkeypatch.setattr(train, "accumulate", lambda *_, **__: float("nan"))
     run = slept(engine, here)
     assert run.state == "failed"
     assert "loss became nan at step 0" in run.reasons[0]
