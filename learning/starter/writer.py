@@ -390,7 +390,8 @@ def sentence_of(passage: str, ideal: str, beside: set[str]) -> str:
         missing = needed - beside - set(figures(said))
         return (-len(missing), -len(span), len(words & set(fold(said).split())))
 
-    best = " ".join(max(spans, key=worth)).rstrip(";,: ")
+    chosen: list[str] = max(spans, key=worth)
+    best = " ".join(chosen).rstrip(";,: ")
     return best if best[-1] in ".!?" else f"{best}."
 
 
