@@ -1,7 +1,7 @@
 """The starter adapter: what the embedded base learns before its first day.
 
 SmolLM2-135M-Instruct speaks poor Portuguese and overlooks what stands in its prompt. The starter adapter, version 1
-of a context, teaches it skills rather than facts: copy the figure from the right passage, follow a conversation, say
+of a context, teaches it skills rather than facts: say the right passage's sentence, follow a conversation, say
 that it does not know and offer a person, be courteous. Shops, products and figures are drawn at random for every
 example, so copying is the only way to be right.
 

@@ -18,8 +18,9 @@ language: [pt, en]
 # npllm starter adapter
 
 LoRA (rank {rank}, all linear layers) on SmolLM2-135M-Instruct. It teaches the embedded base to answer a business's
-customers in Brazilian Portuguese and English from the passages in its prompt: to copy figures, follow a conversation,
-say that it does not know and offer a person, and be courteous. It holds no knowledge of its own.
+customers in Brazilian Portuguese and English from the passages in its prompt: to say the sentence that answers, name
+one line of a price list, follow a conversation, say that it does not know and offer a person, and be courteous. It
+holds no knowledge of its own.
 
 | | |
 |---|---|
@@ -40,7 +41,8 @@ project's text of its day; the manifest has a digest of the dialogues that it re
 {figures}
 ## Limits
 Small talk is short and bounded. It cannot calculate or compare figures, and a question far from its training may be
-answered from the wrong passage or refused. Rewordings outside the held-out sets were not measured.
+answered with the wrong passage's sentence or refused. `elsewhere` in the table is the farthest from the training that
+was measured.
 """
 
 
