@@ -143,7 +143,11 @@ class TestRound:
 
 
 class TestBlueGreen:
-    def test_checks_then_everybody_but_the_held_back(self, awake: Awake, model: ScriptedModel, street: Street) -> None:
+    @pytest.mark.parametrize("held", [False, True])
+    def test_checks_then_everybody_but_the_held_back(
+        self, awake: Awake, model: ScriptedModel, street: Street, monkeypatch: pytest.MonkeyPatch, held: bool
+    ) -> None:
+        monkeypatch.setattr("bot.router.held_back", lambda **_: held)  # one in twenty is, by chance
         model.say = lambda name, _: f"Resposta de {name}."
         old, new = prepare(awake, model, SWITCH)
         street.says("Vocês entregam?")
@@ -158,7 +162,9 @@ class TestBlueGreen:
         assert [(event.outcome or "").split(":")[0] for event in street.events()] == ["answered", "answered"]
         asked = next(message for message in street.messages("in") if message.text == "E hoje?")
         answers = [message for message in street.messages("out") if message.in_reply_to == asked.id]
-        assert [(answer.version, answer.arm) for answer in answers] == [(new, "challenger")]
+        assert [(answer.version, answer.arm) for answer in answers] == [
+            (old, "holdback") if held else (new, "challenger")
+        ]
         with transaction(awake.engine) as session:
             verbs = list(session.scalars(select(RolloutEvent.verb).order_by(RolloutEvent.id)))
         assert verbs == ["start", "switch"]
