@@ -5,16 +5,17 @@ a table's cell its row and column, and a heading alone is no passage.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from markdown_it import MarkdownIt
-from markdown_it.token import Token
+from markdown_it.tree import SyntaxTreeNode
 
 from core.passages import MAX_WORDS, passages_of
 
 _FRONT_MATTER = re.compile(r"\A---\n.*?\n---\n", re.DOTALL)
 _PARSER = MarkdownIt("commonmark").enable("table")
+_LEAVES = ("inline", "fence", "code_block")
 _LONGEST_HEADING = MAX_WORDS // 2  # words; more is a sentence that somebody set large
 
 
@@ -36,49 +37,34 @@ class Section:
 
 def sections_of(document: str) -> list[Section]:
     """The sections that say something, in their order."""
-    tokens = _PARSER.parse(_FRONT_MATTER.sub("", document))
     sections = [Section()]
     headings: list[tuple[int, str]] = []
-    for place, token in enumerate(tokens):
-        if token.type == "heading_open":
-            level, text = int(token.tag[1:]), _text(tokens[place + 1])
+    for node in SyntaxTreeNode(_PARSER.parse(_FRONT_MATTER.sub("", document))).children:
+        if node.type == "heading":
+            level, text = int(node.tag[1:]), _text(node)
             headings = [one for one in headings if one[0] < level]
             long = len(text.split()) > _LONGEST_HEADING
             above = tuple(heading for _, heading in headings)
             sections.append(Section("" if long else text, above, [text] if long else []))
             headings += [] if long else [(level, text)]
-        elif token.level == 0 and (block := _block(tokens[place:])):
+        elif block := _block(node):
             sections[-1].blocks.append(block)
     return [section for section in sections if section.blocks]
 
 
-def _block(tokens: Sequence[Token]) -> str:
-    """The text of the outermost block that begins here."""
-    first = tokens[0]
-    if first.type in ("fence", "code_block"):
-        return first.content.strip()
-    if first.type == "html_block":
-        return _tagless(first.content)
-    if first.nesting != 1 or first.type == "heading_open":
-        return ""
-    close = first.type.replace("_open", "_close")
-    end = next(i for i, token in enumerate(tokens) if token.type == close and token.level == 0)
-    inside = tokens[1:end]
-    if first.type == "table_open":
-        return _table(inside)
-    lines = [text for text in map(_text, inside) if text]
-    return "\n".join(map(_ended, lines) if first.type.endswith("list_open") else lines)
+def _block(node: SyntaxTreeNode) -> str:
+    """The text of an outermost block."""
+    if node.type == "table":
+        return _table(node)
+    if node.type == "html_block":
+        return _tagless(node.content)
+    lines = [text for one in node.walk() if one.type in _LEAVES and (text := _text(one))]
+    return "\n".join(map(_ended, lines) if node.type.endswith("_list") else lines)
 
 
-def _table(tokens: Sequence[Token]) -> str:
+def _table(node: SyntaxTreeNode) -> str:
     """Of two columns "price: single R$ 690, double R$ 990."; of more a line for each row, "single: price R$ 690, …"."""
-    rows: list[list[str]] = []
-    for token in tokens:
-        if token.type == "tr_open":
-            rows.append([])
-        elif token.type == "inline":
-            rows[-1].append(_text(token))
-    (first, *columns), *rows = rows
+    (first, *columns), *rows = [list(map(_text, row.children)) for row in node.walk() if row.type == "tr"]
     if rows and len(columns) == 1:
         return f"{columns[0] or first}: " + ", ".join(" ".join(filter(None, row)) for row in rows) + "."
     lines = []
@@ -92,28 +78,23 @@ def _ended(line: str) -> str:
     return line if line[-1] in ".:;?!…" else f"{line}."
 
 
-def _text(token: Token) -> str:
-    """A line's words without their marks; a link keeps where it leads."""
-    if token.type in ("fence", "code_block"):
-        return token.content.strip()
-    if token.type != "inline":
-        return ""
-    found: list[str] = []
-    links: list[tuple[int, str]] = []
-    for child in token.children or ():
-        if child.type in ("softbreak", "hardbreak"):
-            found.append("\n" if child.type == "hardbreak" else " ")
-        elif child.type == "link_open":
-            links.append((len(found), str(child.attrGet("href") or "")))
-        elif child.type == "link_close":
-            start, target = links.pop()
-            if target.startswith(("http", "mailto:", "tel:")) and (bare := target.split(":", 1)[1].strip("/")):
-                found.append(f" ({target})" if bare not in "".join(found[start:]) else "")
-        elif child.type == "html_inline":
-            found.append(_tagless(child.content))
-        else:
-            found.append(child.content)
-    return "".join(found).strip()
+def _text(node: SyntaxTreeNode) -> str:
+    """A node's words without their marks; a link keeps where it leads."""
+    return _words(node).strip()
+
+
+def _words(node: SyntaxTreeNode) -> str:
+    if node.type in ("softbreak", "hardbreak"):
+        return "\n" if node.type == "hardbreak" else " "
+    if node.type == "html_inline":
+        return _tagless(node.content)
+    if not node.children or node.type == "image":
+        return node.content
+    said = "".join(map(_words, node.children))
+    target = str(node.attrs.get("href", ""))
+    if target.startswith(("http", "mailto:", "tel:")) and (bare := target.split(":", 1)[1].strip("/")):
+        said += f" ({target})" if bare not in said else ""
+    return said
 
 
 def _tagless(html: str) -> str:
