@@ -160,9 +160,9 @@ class ServingModel:
         if not self._selects:
             logits = logits[step.last]
         places: dict[int, range] = {}
+        start = 0
         for feed in step.asked:
-            start = sum(map(len, places.values()))
-            places[id(feed)] = range(start, start + feed.wanted)
+            places[id(feed)] = range(start, start := start + feed.wanted)
         order = [place for feed in feeds if feed.answered for place in places[id(feed)]]
         return (logits[: len(order)] if order == list(range(len(order))) else logits[order]).float()
 

@@ -43,11 +43,11 @@ class FamilyWriter(Writer):
         ask, phrasing = self.rng.choice([pair for pair in asks if pair[0] is one] or asks)
         about = Said(said.topic, said.spec, ask, values, said.passage)
         try:
-            needed = figures(self._ideal(about))
+            ideal = self._ideal(about)
         except StopIteration:  # the passage, as it is worded here, does not say that
             return None
-        question, answer = self._fill(phrasing, about), self._answer(about)
-        return self._finish("answer", said.topic, question, passages, answer, (), needed=needed)
+        question, answer = self._fill(phrasing, about), self._answer(about, ideal)
+        return self._finish("answer", said.topic, question, passages, answer, (), needed=figures(ideal))
 
     def _unknown_beside(self, found: Sequence[Said], passages: Sequence[str]) -> Dialogue | None:
         rng = self.rng

@@ -264,20 +264,19 @@ class Writer:
         known = set(figures(said.passage)) | set(figures(said.values["name"]))
         return next(answer for answer in answers if set(figures(answer)) <= known)
 
-    def _answer(self, said: Said) -> str:
+    def _answer(self, said: Said, ideal: str) -> str:
         """The ideal answer: the passage's own sentence, but for a line of a list.
 
         Answers worded anew for each kind of fact are learned as such, and blended where a business has other facts
         ("the bread costs R$ 80 a month"); a copied sentence is true whatever it is about.
         """
-        ideal = self._ideal(said)
         if said.topic in _LISTS:
             return ideal
         return self._capital(sentence_of(said.passage, ideal, set(figures(said.values["name"]))))
 
     def _turn(self, said: Said) -> tuple[str, str]:
         phrasing = self.rng.choice(said.ask[self.phrasings] or said.ask["held"])
-        return typed(self._fill(phrasing, said), self.language, self.rng), self._answer(said)
+        return typed(self._fill(phrasing, said), self.language, self.rng), self._answer(said, self._ideal(said))
 
     def _earlier(self, said: Said | None) -> tuple[tuple[str, str], ...]:
         """One or two earlier turns about something else."""
@@ -338,7 +337,7 @@ class Writer:
         self, kind: str, said: Said, question: str, history: tuple[tuple[str, str], ...], *, open_: bool = True
     ) -> Dialogue:
         ideal = self._ideal(said)
-        answer = ideal if kind == "complaint" else self._answer(said)
+        answer = ideal if kind == "complaint" else self._answer(said, ideal)
         others = self._distractors(said, self.rng.choice([0, 1, 1, 2, 2, 2, 2]))
         passages = [said.passage, *(other.passage for other in others)]
         self.rng.shuffle(passages)
