@@ -4,7 +4,7 @@ All else (factors, residual stream, softmax, importance, optimiser) stays fp32. 
 other is done here in one go, forwards and backwards, so that less is copied and less is kept for the way back:
 
     linear      y = x W' + s (x A') B'     kept: x once in bf16 (q, k and v share it), and the few columns of x A'
-    head        its weight, which is the word vectors too, in bf16 once and not at every batch
+    head        its weight, which is the word vectors too, in bf16 once and not at every batch; no copy in fp32 is kept
     attention   softmax(s q k' + mask) v   kept: q, k and v; the probabilities are computed again on the way back
 
 The gradients are those of autograd, up to rounding (tests/learning/test_quick.py). Measured in docs/log.md. On a GPU,
@@ -13,7 +13,6 @@ whose base is bf16 as a whole, the same steps start fewer kernels, and the atten
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import torch
@@ -34,8 +33,8 @@ def knows_bf16() -> bool:
 def quick_products(model: Any) -> Iterator[None]:
     """While training on a GPU, or on a CPU that multiplies bf16 by itself; elsewhere it does nothing.
 
-    The frozen linear weights are turned into bf16 once and stay so: load the base again for fp32. The cache of autocast
-    must stay off: it would keep the first cast of the factors, and never see a step.
+    The frozen linear weights and the head's are turned into bf16 once and stay so: load the base again for fp32. The
+    cache of autocast must stay off: it would keep the first cast of the factors, and never see a step.
     """
     on_cpu = model.device.type == "cpu"
     if on_cpu and not knows_bf16():
@@ -48,9 +47,12 @@ def quick_products(model: Any) -> Iterator[None]:
     cast = _Cast()
     for layer in layers:
         layer.forward = _Forward(layer, cast)  # type: ignore[method-assign]
-    head = model.get_output_embeddings()
+    head, table = model.get_output_embeddings(), model.get_input_embeddings()
     if type(head) is torch.nn.Linear and head.bias is None:
-        head.forward = partial(torch.nn.functional.linear, weight=head.weight.detach().bfloat16())
+        dtype = table.weight.dtype
+        head.weight.data = head.weight.data.bfloat16()
+        if head.weight is table.weight and type(table) is torch.nn.Embedding:
+            table.forward = lambda tokens: torch.nn.functional.embedding(tokens, table.weight).to(dtype)
     if usual == "sdpa":  # a model that asks for another one has its reasons
         model.set_attn_implementation(ATTENTION)
     try:
@@ -58,7 +60,7 @@ def quick_products(model: Any) -> Iterator[None]:
             yield
     finally:
         model.set_attn_implementation(usual)
-        for layer in (*layers, head):
+        for layer in (*layers, table):
             vars(layer).pop("forward", None)
 
 

@@ -45,6 +45,17 @@ def test_the_gradients_are_the_usual_ones(base: tuple[Any, Any], adapted: Any, s
     assert all(p.dtype == torch.float32 for p in trainable(adapted).values())
 
 
+def test_the_word_vectors_are_kept_once_and_read_in_fp32(adapted: Any) -> None:
+    table, head = adapted.get_input_embeddings(), adapted.get_output_embeddings()
+    tokens = torch.tensor([[3, 5]])
+    exact = table(tokens)
+    with quick_products(adapted):
+        assert head.weight is table.weight
+        assert table.weight.dtype == torch.bfloat16
+        assert table(tokens).dtype == torch.float32
+        assert torch.allclose(table(tokens), exact, rtol=2**-8)
+
+
 def test_heads_that_share_keys(tiny_base: Path) -> None:
     """Otherwise the test above would say nothing of grouped heads."""
     config = load_base(tiny_base)[0].config
