@@ -11,6 +11,9 @@ from bot.cli.common import as_json_option, print_json, print_table, settings
 @click.group()
 def bench() -> None:
     """Measure this machine and this code; --json prints one object."""
+    from bot.up.run import end_as_with_ctrl_c
+
+    end_as_with_ctrl_c()
 
 
 @bench.command()

@@ -121,3 +121,23 @@ def test_up_that_is_ended_while_it_starts_leaves_nothing_behind(up: Up, sign: st
     assert up.stop(signal.SIGTERM) == []
     assert not (up.folder / sign).exists()
     assert "Nothing runs" in up.run("status", code=1)
+
+
+def test_a_bench_that_is_ended_leaves_nothing_behind(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "bot.cli", "bench", "router", "--calls", "100000"]
+    with (tmp_path / "log").open("wb") as output:
+        bench = subprocess.Popen(command, env={**os.environ, "NPLLM_DATA_DIR": str(tmp_path)}, stderr=output)
+    end = time.monotonic() + 90
+    folders: list[str] = []
+    while not folders:
+        assert bench.poll() is None and time.monotonic() < end, (tmp_path / "log").read_text()
+        time.sleep(0.1)
+        everyone = psutil.Process(bench.pid).children(recursive=True)
+        lines = [child.as_dict(["cmdline"], ad_value=[])["cmdline"] for child in everyone]
+        folders = [line[line.index("-D") + 1] for line in lines if "-D" in line]
+    folder = Path(folders[0]).parent
+    assert folder.exists()
+    bench.terminate()
+    bench.wait(60)
+    assert not [child for child in everyone if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
+    assert not folder.exists()
