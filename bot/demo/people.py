@@ -21,7 +21,7 @@ from core.errors import Unavailable
 from core.settings import Settings
 
 Channel = Literal["twilio", "meta", "slack"]
-PATIENCE = 60.0  # seconds a person waits for an answer
+PATIENCE = 240.0  # seconds a person waits for an answer
 _numbers = itertools.count(int(time.time()) % 100_000 * 1000)
 
 

@@ -8,8 +8,7 @@ import click
 from sqlalchemy.orm import Session
 
 from bot.demo.people import Street
-from bot.wiring import need_database
-from core.db import get_engine, transaction
+from core.db import get_engine, need_database, transaction
 from core.errors import NpllmError
 from core.settings import Settings
 

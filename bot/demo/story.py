@@ -23,7 +23,6 @@ from bot.demo.people import Answer, with_figures
 from bot.demo.steps import StepFailed, Story
 from bot.up.run import end_as_with_ctrl_c, fetch_base, running
 from bot.up.system import is_running, make_system, only_one
-from bot.wiring import need_redis
 from core import artifacts, jobs, registry, shop
 from core.errors import Conflict
 from core.rollouts import ACTIVE, PRESETS
@@ -37,14 +36,16 @@ from core.tables import (
     Rollout,
     now,
 )
-from integrations.redis.queue import connect, enqueue
+from integrations.redis.queue import connect, enqueue, need_redis
 from integrations.supabase import artifact_store
 
 CONTEXT = "customers"
 STUDENTS = 16  # conversations of the day that the night learns from
 CROWD = 16  # people at the same time
-NIGHT_LIMIT = 240.0
-ROLLOUT_LIMIT = 150.0
+# A busy machine makes the story longer, not different.
+NIGHT_LIMIT = 900.0
+ROLLOUT_LIMIT = 600.0
+REPLY_TIMEOUT = 120.0  # the base talks long; without its answers there would be no votes to compare with
 
 
 def tell() -> None:
@@ -89,6 +90,7 @@ def a_system() -> Iterator[Settings]:
         fetch_base(wish)
         wish.simulator = "on"
         os.environ.setdefault("DEBOUNCE_SECONDS", "0")  # these people write one message each
+        os.environ.setdefault("REPLY_TIMEOUT", str(REPLY_TIMEOUT))
         with running(make_system(wish)) as (system, supervisor):
             stop = threading.Event()
             watcher = threading.Thread(target=supervisor.watch, args=(stop.is_set,), daemon=True)
