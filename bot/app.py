@@ -23,10 +23,10 @@ from bot.pages import FOLDER, SmallForms, page
 from bot.review.pages import review_pages
 from bot.slack.install import install_pages
 from bot.widget import put_widget
-from bot.wiring import need_database, need_redis
-from core.db import get_engine
+from core.db import get_engine, need_database
 from core.errors import NpllmError
 from core.settings import Settings, get_settings
+from integrations.redis.queue import need_redis
 
 log = logging.getLogger(__name__)
 

@@ -16,13 +16,12 @@ from sqlalchemy import Engine, text
 from bot.handover import return_stale
 from bot.logs import set_up
 from bot.nights import request_due_nights
-from bot.wiring import need_database, need_redis
 from core import jobs
-from core.db import get_engine, transaction
+from core.db import get_engine, need_database, transaction
 from core.parent import end_with_parent
 from core.partitions import ensure_partitions
 from core.settings import Settings, get_settings
-from integrations.redis.queue import connect, enqueue, enqueue_once, ring
+from integrations.redis.queue import connect, enqueue, enqueue_once, need_redis, ring
 
 log = logging.getLogger(__name__)
 

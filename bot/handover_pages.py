@@ -11,12 +11,11 @@ from sqlalchemy.orm import Session
 from bot import handover
 from bot.login import Login
 from bot.pages import page
-from bot.wiring import need_redis
 from core.db import transaction
 from core.errors import BadInput, Conflict, NotAllowed, NotFound
 from core.settings import Settings
 from core.tables import Conversation, Handover, Message, OutboxItem
-from integrations.redis.queue import connect
+from integrations.redis.queue import connect, need_redis
 
 SHOWN = 100  # latest messages of a conversation
 

@@ -8,10 +8,9 @@ from prometheus_client import CollectorRegistry, Gauge, generate_latest
 from sqlalchemy import Engine, text
 from sqlalchemy.orm import Session
 
-from bot.wiring import need_redis
 from core.db import transaction
 from core.settings import Settings
-from integrations.redis.queue import connect
+from integrations.redis.queue import connect, need_redis
 
 log = logging.getLogger(__name__)
 

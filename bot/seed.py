@@ -10,9 +10,8 @@ from pathlib import Path
 
 from sqlalchemy import select
 
-from bot.wiring import need_database
 from core import artifacts, events, knowledge, registry, shop
-from core.db import get_engine, transaction
+from core.db import get_engine, need_database, transaction
 from core.errors import Conflict, ModelUnavailable
 from core.prompts import LANGUAGES
 from core.settings import EMBEDDED, Settings

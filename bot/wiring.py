@@ -14,14 +14,14 @@ from bot.lanes import Heartbeat
 from bot.models import Models
 from bot.router import Router
 from bot.web_channel import WebClient
-from core.db import get_engine
-from core.errors import DoorClosed, SettingError
+from core.db import get_engine, need_database
+from core.errors import DoorClosed
 from core.messages import InboundMessage, Limits, Outgoing
 from core.redact import Redactor
 from core.settings import Settings, get_settings
 from integrations.langsmith.tracing import Tracer
 from integrations.openai.embeddings import Embeddings, embeddings_of
-from integrations.redis.queue import connect
+from integrations.redis.queue import connect, need_redis
 from integrations.supabase import artifact_store
 
 log = logging.getLogger(__name__)
@@ -161,15 +161,3 @@ def slack_tokens(settings: Settings) -> Callable[[str], str]:
     assert settings.slack_client_secret
     secret = settings.slack_client_secret.get_secret_value()
     return Installations(get_engine(need_database(settings)), secret=secret, default=only or None).token
-
-
-def need_database(settings: Settings) -> str:
-    if not settings.database_url:
-        raise SettingError("There is no database.", "Start `npllm up`, or set DATABASE_URL.")
-    return settings.database_url
-
-
-def need_redis(settings: Settings) -> str:
-    if not settings.redis_url:
-        raise SettingError("There is no Redis.", "Start `npllm up`, or set REDIS_URL.")
-    return settings.redis_url

@@ -18,11 +18,11 @@ from rq.timeouts import TimerDeathPenalty
 from rq.worker import WorkerStatus
 
 from bot.logs import set_up
-from bot.wiring import get_awake, need_redis
+from bot.wiring import get_awake
 from core.jobs import ANSWER, BELL, READ_SIGNALS
 from core.parent import end_with_parent
 from core.settings import get_settings
-from integrations.redis.queue import connect, enqueue_once, queue, rung_by_now
+from integrations.redis.queue import connect, enqueue_once, need_redis, queue, rung_by_now
 
 log = logging.getLogger(__name__)
 

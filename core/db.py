@@ -8,6 +8,7 @@ search_path is needed; pgvector may lie in any schema and is looked up (`vector_
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
+from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from sqlalchemy import Engine, create_engine, text
@@ -15,6 +16,9 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from core.errors import SettingError, Unavailable
+
+if TYPE_CHECKING:
+    from core.settings import Settings
 
 TRANSACTION_POOLER_PORT = 6543  # Supabase's
 # A server that vanished without a word (a half-open connection) is noticed by the kernel within about ten seconds:
@@ -44,6 +48,15 @@ def psycopg_url(url: str) -> str:
 
 def is_transaction_pooler(url: str) -> bool:
     return urlsplit(url).port == TRANSACTION_POOLER_PORT
+
+
+def need_database(settings: "Settings") -> str:
+    """Raises:
+    SettingError: none is set.
+    """
+    if not settings.database_url:
+        raise SettingError("There is no database.", "Start `npllm up`, or set DATABASE_URL.")
+    return settings.database_url
 
 
 @lru_cache(maxsize=8)

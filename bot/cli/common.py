@@ -13,9 +13,8 @@ from rich.table import Table
 from rich.text import Text
 from sqlalchemy.orm import Session
 
-from bot.wiring import need_database
 from core import registry
-from core.db import get_engine, transaction
+from core.db import get_engine, need_database, transaction
 from core.settings import Settings, get_settings
 
 as_json_option = click.option("--json", "as_json", is_flag=True, help="Print data for machines.")

@@ -6,11 +6,10 @@ import click
 
 from bot import handover as it
 from bot.cli.common import as_json_option, print_json, print_table, session, settings, whoami
-from bot.wiring import need_redis
 from core import jobs
 from core.errors import NotFound
 from core.tables import Conversation
-from integrations.redis.queue import connect, enqueue
+from integrations.redis.queue import connect, enqueue, need_redis
 
 by_option = click.option("--by", default=None, help="Who does this. Default: the log-in name.")
 

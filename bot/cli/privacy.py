@@ -59,10 +59,9 @@ def _remove_files(settings: Settings) -> None:
     """The job deletes the weights; without a queue, this process does."""
     import redis
 
-    from bot.wiring import need_redis
     from core import jobs
     from core.errors import NpllmError
-    from integrations.redis.queue import connect, enqueue
+    from integrations.redis.queue import connect, enqueue, need_redis
     from integrations.supabase import artifact_store
 
     try:

@@ -8,8 +8,7 @@ from sqlalchemy import Engine
 from bot.cli.common import print_json, whoami
 from bot.rollout_verbs import Answer, Door
 from bot.rollout_verbs import rollout as verbs
-from bot.wiring import need_database
-from core.db import get_engine
+from core.db import get_engine, need_database
 from core.settings import get_settings
 
 

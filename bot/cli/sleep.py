@@ -13,12 +13,12 @@ from sqlalchemy import select
 
 from bot import nights
 from bot.cli.common import as_json_option, context_option, print_json, print_table, session, settings, whoami
-from bot.wiring import need_database, need_redis
 from core import jobs, registry
+from core.db import need_database
 from core.errors import NotFound, Unavailable
 from core.schedule import STRATEGIES
 from core.tables import ConsolidationRun, TrainingExample
-from integrations.redis.queue import connect, enqueue
+from integrations.redis.queue import connect, enqueue, need_redis
 
 OVER = ("registered", "refused", "skipped", "failed")
 

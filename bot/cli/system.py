@@ -46,7 +46,7 @@ def demo() -> None:
 @click.command()
 def migrate() -> None:
     """Bring the database to the newest migration."""
-    from bot.wiring import need_database
+    from core.db import need_database
     from core.migrate import migrate as run
 
     settings = load_settings()

@@ -5,10 +5,11 @@ import logging
 import signal
 
 from bot.intake import Intake
-from bot.wiring import need_database, need_redis
+from core.db import need_database
 from core.errors import DoorClosed
 from core.messages import InboundItem
 from core.settings import Settings
+from integrations.redis.queue import need_redis
 
 log = logging.getLogger(__name__)
 

@@ -4,8 +4,6 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from threading import Lock
 
-import openai
-
 from core.errors import ModelUnavailable
 from core.settings import EMBEDDED, Settings
 
@@ -21,6 +19,8 @@ class Embeddings:
     """
 
     def __init__(self, *, url: str, key: str | None, model: str, name: str) -> None:
+        import openai  # 20 MB, which only who asks for vectors should pay
+
         self.client = openai.OpenAI(base_url=url, api_key=key or "none", timeout=20.0, max_retries=1)
         self.model = model
         self.name = name
@@ -33,6 +33,8 @@ class Embeddings:
         Raises:
             ModelUnavailable: the server does not answer, or nothing that can be read.
         """
+        import openai
+
         with self._lock:
             missing = [text for text in dict.fromkeys(texts) if text not in self._known]
         found: dict[str, list[float]] = {}

@@ -11,7 +11,6 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import httpx
-import openai
 from pydantic import SecretStr
 
 from core.errors import ArtifactError, ModelUnavailable, NotFound
@@ -61,6 +60,8 @@ class Server:
             NotFound: the server has no such model (an adapter that is not loaded).
             ModelUnavailable: anything else went wrong; the message says what.
         """
+        import openai  # 20 MB, which only who asks for replies should pay
+
         started = time.perf_counter()
         first: float | None = None
         pieces: list[str] = []

@@ -16,11 +16,22 @@ from redis.retry import Retry
 from rq import Queue
 from rq.serializers import JSONSerializer
 
+from core.errors import SettingError
 from core.jobs import BELL, LATER, Job
+from core.settings import Settings
 
 log = logging.getLogger(__name__)
 
 LOST = 20.0  # seconds after which a job that has not begun is put on its queue again
+
+
+def need_redis(settings: Settings) -> str:
+    """Raises:
+    SettingError: none is set.
+    """
+    if not settings.redis_url:
+        raise SettingError("There is no Redis.", "Start `npllm up`, or set REDIS_URL.")
+    return settings.redis_url
 
 
 def connect(url: str, *, blocking: bool = False) -> redis.Redis:
