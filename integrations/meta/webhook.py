@@ -39,6 +39,7 @@ Named = tuple[str, str | None]  # a kind of identifier, and its value if there i
 MOVES = frozenset({"user_changed_number", "customer_changed_number", "user_changed_user_id"})
 _MOVE = re.compile(r"changed from (\S+) to (\S+)")
 UNKNOWN = "unknown"
+SPOKEN = frozenset({"", "messages"})  # fields whose messages somebody sends now; a `history` has them half a year old
 MEDIA_TYPES = frozenset({"image", "video", "audio", "document", "sticker", "voice"})
 MAX_ITEM = 256 * 1024  # bytes that are kept of one message; a batch of 1,000 may have 3 MB
 
@@ -108,9 +109,8 @@ def _items(change: dict[str, Any]) -> list[InboundItem]:
     value = as_dict(change.get("value"))
     number = as_text(as_dict(value.get("metadata")).get("phone_number_id"))
     contacts = as_dicts(value.get("contacts"))
-    items = [
-        _message_item(number, message, _contact_of(message, contacts)) for message in as_dicts(value.get("messages"))
-    ]
+    said = as_dicts(value.get("messages")) if as_text(change.get("field")) in SPOKEN else []
+    items = [_message_item(number, message, _contact_of(message, contacts)) for message in said]
     for status in as_dicts(value.get("statuses")):
         wamid = as_text(status.get("id")) or digest(status)
         key = f"{wamid}:status:{as_text(status.get('status'))}"

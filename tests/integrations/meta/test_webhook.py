@@ -300,6 +300,11 @@ CASES: dict[str, tuple[str, list[Item]]] = {
     "change__sent_from_the_phone": (
         "Rita answered from the shop's phone: no customer, no answer.", [ignored("change:", f"meta:{NUMBER}")],
     ),
+    "change__history_of_a_picture": (
+        "The phone's old conversations, when it is connected: nobody waits for an answer, and what she writes now keeps"
+        " its own key.",
+        [ignored("change:", f"meta:{NUMBER}")],
+    ),
     "change__user_id_update": (
         "She has a new user id: she is who she was.",
         [told("user_id_update:", Person((PHONE, BSUID)), (NEW_BSUID,))],
