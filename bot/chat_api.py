@@ -140,14 +140,17 @@ def _after(value: str | None) -> uuid.UUID | None:
 
 
 def _signal(given: FeedbackRequest) -> dict[str, Any]:
-    signal: dict[str, Any] = {"answer_id": given.message_id, "comment": given.comment, "op": "replace"}
+    comment = clean(given.comment) or None
+    signal: dict[str, Any] = {"answer_id": given.message_id, "comment": comment, "op": "replace"}
     if given.remove:
         return {**signal, "kind": "button", "op": "remove", "raw": ""}
+    if given.verdict and given.stars:
+        raise BadInput("A verdict and stars are two ratings.", "Send one of them.")
     if given.verdict:
         return {**signal, "kind": "button", "raw": "👍" if given.verdict == "up" else "👎"}
     if given.stars:
         return {**signal, "kind": "stars", "raw": f"{given.stars}/5"}
-    if given.comment:
+    if comment:
         return {**signal, "kind": "comment", "raw": "comment"}
     raise BadInput("The feedback says nothing.", "Send verdict, stars or comment.")
 

@@ -120,13 +120,13 @@ class HistoryResponse(Standing):
 
 
 class FeedbackRequest(BaseModel):
-    """What a visitor thinks of an answer: a verdict, stars, or a comment with either."""
+    """What a visitor thinks of an answer: a verdict or stars, a comment with either, or a comment alone."""
 
     message_id: str = Field(description="The `id` of an answer.")
     verdict: Literal["up", "down"] | None = None
-    stars: int | None = Field(None, ge=1, le=5)
+    stars: int | None = Field(None, ge=1, le=5, strict=True)  # else `true` were one star
     comment: str | None = Field(None, max_length=2_000, description="Alone, it is added to the rating that stands.")
-    remove: bool = Field(False, description="Take an earlier rating back.")
+    remove: bool = Field(False, strict=True, description="Take the rating back that stands, whatever it is.")
     visitor: str | None = Field(None, description=f"As for /api/chat; the header {HEADER} or the cookie do too.")
 
     model_config = ConfigDict(

@@ -308,7 +308,10 @@ def _make_current(session: Session, feedback: Feedback) -> None:
 
 def _leaves_standing(feedback: Feedback, current: Feedback) -> bool:
     """What is taken back takes no other rating with it; and on Slack, where one person gives several reactions, one
-    that says nothing (👀) stands beside a rating, not in its place."""
+    that says nothing (👀) stands beside a rating, not in its place. Only the website names no rating to take back:
+    there it is the one that stands."""
+    if feedback.op == "remove" and feedback.channel == "web":
+        return False
     if feedback.op == "remove":
         return current.signal != feedback.signal or (bool(feedback.raw) and current.raw != feedback.raw)
     says_nothing = feedback.signal == "reaction" and feedback.value is None

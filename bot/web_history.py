@@ -54,9 +54,9 @@ _ASKED = """
     SELECT payload ->> 'text' AS text, handled_at IS NOT NULL AS handled FROM npllm.inbound_events
     WHERE source = 'web' AND external_id = %s
 """
-_THEIRS = """
-    SELECT 1 FROM npllm.messages m JOIN npllm.identities i ON i.customer_id = m.customer_id
-    WHERE m.id = %s AND m.direction = 'out' AND i.kind = 'visitor' AND i.scope = '' AND i.value = %s
+_THEIRS = f"""
+    SELECT 1 FROM npllm.messages m JOIN npllm.identities i ON i.customer_id = m.customer_id {_SENT}
+    WHERE m.id = %s AND m.direction = 'out' AND sent.rateable AND i.kind = 'visitor' AND i.scope = '' AND i.value = %s
 """
 
 
@@ -96,7 +96,7 @@ class History:
         return answers, bool(asked and asked[0]["handled"]), asked[0]["text"] if asked else None
 
     async def is_theirs(self, message_id: str, visitor: str) -> bool:
-        """Whether this visitor was given this answer."""
+        """Whether this visitor was given this answer, and may rate it."""
         try:
             answer = uuid.UUID(message_id)
         except ValueError:

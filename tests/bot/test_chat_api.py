@@ -230,6 +230,28 @@ class TestFeedback:
             self.wait_for(awake, count)
         assert current_feedback(awake) == [("button", "remove", None, None)]
 
+    def test_stars_can_be_taken_back_too(self, site: TestClient, awake: Awake, answered: dict[str, Any]) -> None:
+        for count, given in enumerate(({"stars": 2}, {"remove": True}), 1):
+            assert self.rate(site, answered, **given).status_code == 202
+            self.wait_for(awake, count)
+        assert current_feedback(awake) == [("button", "remove", None, None)]
+
+    @pytest.mark.parametrize("blank", ["", "  ", "\u200b", "\x00"])
+    def test_a_blank_comment_says_nothing_and_wipes_no_other(
+        self, site: TestClient, awake: Awake, answered: dict[str, Any], blank: str
+    ) -> None:
+        for count, given in enumerate(({"verdict": "down"}, {"comment": "Faltou o prazo"}), 1):
+            self.rate(site, answered, **given)
+            self.wait_for(awake, count)
+        assert self.rate(site, answered, comment=blank).status_code == 400
+        assert current_feedback(awake) == [("button", "replace", 0.0, "Faltou o prazo")]
+
+    def test_what_cannot_be_rated(self, site: TestClient, answered: dict[str, Any]) -> None:
+        consent = answered["messages"][1]
+        assert (consent["kind"], consent["id"]) == ("consent", None)
+        answer = site.post("/api/feedback", json={"message_id": consent["key"], "verdict": "down"})
+        assert answer.status_code == 404
+
     def test_only_who_was_answered_may_rate(self, site: TestClient, answered: dict[str, Any]) -> None:
         site.cookies.clear()
         other = say(site, "Oi")["visitor"]
@@ -243,7 +265,8 @@ class TestFeedback:
 
     def test_a_rating_that_is_none(self, site: TestClient, answered: dict[str, Any]) -> None:
         wrong: list[dict[str, Any]] = [
-            {}, {"verdict": "maybe"}, {"stars": 0}, {"stars": 6}, {"stars": "five"}, {"comment": "a" * 2001}
+            {}, {"verdict": "maybe"}, {"stars": 0}, {"stars": 6}, {"stars": "five"}, {"comment": "a" * 2001},
+            {"stars": True}, {"stars": "4"}, {"stars": 4.5}, {"verdict": "up", "stars": 1}, {"remove": "yes"},
         ]  # fmt: skip
         for given in wrong:
             assert self.rate(site, answered, **given).status_code == 400, given
