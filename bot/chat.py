@@ -17,12 +17,13 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from datetime import datetime
 from functools import partial
 
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from bot import guardrails, handover, media, outbox, people, signals
+from bot import guardrails, handover, limits, media, outbox, people, signals
 from bot.answers import NOT_ASKED, Generated, Turn, handled, save, version_of
 from bot.lanes import Lease
 from bot.recall import Recalled, embed, language_of, recall, recent_turns, search_text
@@ -146,7 +147,7 @@ def receive(awake: Awake, event_id: int, message: InboundMessage, lane: Lease) -
         language = language_of(message.text, _language(conversation.language or settings.language))
         conversation.language = customer.language = language
         if known is None:
-            known = _save_incoming(session, message, conversation, customer, awake)
+            known = _save_incoming(session, message, event.received_at, conversation, customer, awake)
             event.outcome = f"received:{known.id}"
             signals.record_remark(session, message, lane.lane)
         turn = Turn(
@@ -261,8 +262,9 @@ def generate(
 
 
 def _save_incoming(
-    session: Session, message: InboundMessage, conversation: Conversation, writer: people.Customer, awake: Awake
-) -> Message:
+    session: Session, message: InboundMessage, received_at: datetime, conversation: Conversation,
+    writer: people.Customer, awake: Awake,
+) -> Message:  # fmt: skip
     """Under its writer: a Slack thread is the conversation of whoever began it, and others speak there too."""
     saved = Message(
         id=new_id(),
@@ -275,6 +277,7 @@ def _save_incoming(
         kind=message.kind,
         text=message.text,
         provider_message_id=message.provider_message_id,
+        sent_at=limits.written_at(message.sent_at, received_at),
         edited_at=message.edited_at,
         language=conversation.language,
         consent=people.may_learn_from(writer, message.channel, slack_learning=awake.settings.slack_learning),

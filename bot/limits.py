@@ -12,7 +12,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import redis
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -23,6 +23,7 @@ from core.tables import ChannelPause, Conversation, Message, OutboxItem, now
 
 log = logging.getLogger(__name__)
 
+DELIVERED_FOR = timedelta(days=7)  # how long Meta tries to deliver a webhook
 STOPPED = timedelta(minutes=5)  # then one message tries whether somebody mended it
 
 
@@ -57,17 +58,21 @@ def tomorrow(timezone: str) -> datetime:
 
 
 def outside_window(session: Session, row: OutboxItem, limits: Limits) -> bool:
-    """Whether the person's last message on this lane is older than the vendor's window."""
+    """Whether the person's last message on this lane was written longer ago than the vendor's window."""
     if limits.window is None:
         return False
     theirs = select(Conversation.id).where(Conversation.lane == row.lane)
+    written = func.coalesce(Message.sent_at, Message.created_at)
     last = session.scalar(
-        select(Message.created_at)
-        .where(Message.conversation_id.in_(theirs), Message.direction == "in")
-        .order_by(Message.created_at.desc())
-        .limit(1)
+        select(func.max(written)).where(Message.conversation_id.in_(theirs), Message.direction == "in")
     )
     return last is None or now() - last > limits.window
+
+
+def written_at(told: datetime | None, received: datetime) -> datetime:
+    """When a message was written, as far as the vendor's word for it can be believed: not after it reached us, nor
+    longer before than any vendor tries to deliver."""
+    return told if told is not None and received - DELIVERED_FOR <= told <= received else received
 
 
 def pair_wait(sent: Sequence[datetime], at: datetime, seconds: float, burst: int) -> float:

@@ -77,6 +77,7 @@ class InboundMessage:
         text: what the person wrote or tapped; empty for media without a caption.
         quoted: provider id of the message it replies to.
         address: what the channel's client needs to answer.
+        sent_at: when it was written, by the vendor's clock.
         edited_at: when the text became what it is, where it was changed before it was answered.
     """
 

@@ -179,6 +179,8 @@ class Message(Base):
     in_reply_to: Mapped[uuid.UUID | None] = mapped_column(index=True)
     language: Mapped[str | None]
     created_at: Mapped[datetime] = mapped_column(default=now)
+    # When a person wrote it, by the vendor's clock where it tells, else when it reached us; empty where we write.
+    sent_at: Mapped[datetime | None]
     edited_at: Mapped[datetime | None]
     deleted_at: Mapped[datetime | None]
     # Consent and purpose as they stood when the message was stored: what reaches training was allowed to.

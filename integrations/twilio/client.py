@@ -129,6 +129,7 @@ class TwilioClient:
             (at, {
                 "MessageSid": message.sid, "From": message.from_ or "", "To": message.to or "",
                 "Body": message.body or "", "NumMedia": str(message.num_media or 0), "SmsStatus": "received",
+                "DateSent": at.isoformat(),
             })
             for message in found
             if message.direction == "inbound" and message.sid and (at := _utc(message.date_sent)) and at >= since

@@ -5,6 +5,7 @@ https://www.twilio.com/docs/usage/webhooks/webhooks-security
 
 import hashlib
 import re
+from datetime import datetime
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -147,6 +148,7 @@ def read(kind: str, form: Form) -> Inbound | None:
             "reply_to": _sid(form),
         },
         attachments=tuple(media),
+        sent_at=_when(form.get("DateSent")),
     )
 
 
@@ -222,6 +224,15 @@ def _person(form: Form) -> Person:
     if parent := _bare(form.get("ParentExternalUserId", "")):
         identifiers.append(Identifier("parent_bsuid", parent))
     return Person(tuple(identifiers), clean(form.get("ProfileName")) or None)
+
+
+def _when(sent: str | None) -> datetime | None:
+    """When it was written. No webhook says it; a message that was fetched from Twilio's list does."""
+    try:
+        at = datetime.fromisoformat(sent or "")
+    except ValueError:
+        return None
+    return at if at.tzinfo else None
 
 
 def _bare(address: str) -> str:

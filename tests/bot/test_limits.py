@@ -7,6 +7,7 @@ import pytest
 from channels import ScriptedChannel
 from factories import make_answer, make_conversation, make_part
 from sqlalchemy import Engine, select, update
+from street import Street
 
 from bot import limits, outbox
 from bot.lanes import lease
@@ -14,7 +15,7 @@ from bot.wiring import Awake
 from core.db import transaction
 from core.errors import Action, Unavailable
 from core.messages import InboundStatus, Limits
-from core.tables import ChannelPause, Customer, Event, Message, OutboxItem, now
+from core.tables import ChannelPause, Customer, Event, InboundEvent, Message, OutboxItem, now
 
 LANE, OTHER = "meta:1:+5511", "meta:1:+5522"
 BUTTONS = [["fb:1:up", "👍"], ["fb:1:down", "👎"]]
@@ -182,6 +183,27 @@ class TestWindow:
         put(engine, "dois")
         assert deliver(awake) is None
         assert channel.texts() == ["dois"]
+
+    @pytest.mark.parametrize(("written", "free"), [(23, True), (25, False), (24 * 8, True), (-1, True)])
+    def test_a_late_webhook_opens_no_window(self, street: Street, written: float, free: bool) -> None:
+        """Eight days are longer than Meta tries, and nobody writes in the future: such a clock is not believed."""
+        at = now() - timedelta(hours=written)
+        street.says({"type": "text", "text": {"body": "Oi"}, "timestamp": str(int(at.timestamp()))})
+        assert [row.state for row in street.outbox()] == (["sent", "sent"] if free else ["failed", "failed"])
+        street.says("Ainda estão aí?")
+        assert street.outbox()[-1].state == "sent"
+
+    def test_without_a_time_it_counts_from_when_it_reached_us(self, street: Street) -> None:
+        """Also where it then waited for a worker."""
+        lane = street.twilio("Oi")
+        with transaction(street.awake.engine) as session:
+            session.execute(update(InboundEvent).values(received_at=now() - timedelta(hours=25)))
+        street.answer(lane)
+        assert {row.state for row in street.outbox()} == {"failed"}
+
+    def test_what_twilio_kept_was_written_when_twilio_says(self, street: Street) -> None:
+        street.answer(street.twilio("Oi", DateSent=(now() - timedelta(hours=25)).isoformat()))
+        assert {row.state for row in street.outbox()} == {"failed"}
 
 
 class TestRefusals:

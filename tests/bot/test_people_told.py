@@ -132,7 +132,7 @@ def test_who_wants_nothing_unasked_for_gets_no_template(awake: Awake, street: St
         vendors.fault("meta", "429", retry_after=60)
         street.answer(lane)
         with transaction(awake.engine) as session:
-            session.execute(update(Message).values(created_at=now() - timedelta(hours=25)))
+            session.execute(update(Message).values(sent_at=now() - timedelta(hours=25)))
             session.execute(update(Customer).values(no_templates_at=now()))
             session.execute(update(OutboxItem).where(OutboxItem.state == "pending").values(not_before=now()))
             assert outside_window(session, session.scalars(select(OutboxItem)).all()[0], client.limits)
