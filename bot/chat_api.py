@@ -25,7 +25,7 @@ from bot.chat_words import (
 )
 from bot.hooks import read_body
 from bot.intake import Intake
-from bot.visitors import COOKIE, HEADER, Origins, Rates, Visitors
+from bot.visitors import COOKIE, HEADER, LAST_EVENT, Origins, Rates, Visitors
 from bot.web_channel import topic
 from bot.web_history import History
 from core.errors import BadInput, Conflict, NotFound, TooLarge, Unavailable
@@ -59,6 +59,14 @@ def chat_api(settings: Settings, intake: Intake) -> APIRouter:
         except ValueError as error:
             raise BadInput(f"The body is no {model.__name__}: {_first_line(error)}", "See /docs.") from None
 
+    async def asked_before(request: Request, known: str | None, text: str) -> tuple[str, str, str] | None:
+        """(visitor, token, key) of a message whose stream was cut off: Last-Event-ID says which; else None."""
+        found = visitors.of_stream(request.headers.get(LAST_EVENT))
+        if found is None or known not in (None, found[0]):
+            return None
+        _, _, asked = await history.answers(found[2])
+        return found if asked == text else None
+
     @router.post("/chat", **described("chat"))
     async def chat(request: Request, response: Response) -> Any:
         who(request)  # a stranger's body is not read
@@ -74,15 +82,19 @@ def chat_api(settings: Settings, intake: Intake) -> APIRouter:
             raise BadInput(f"An Idempotency-Key has 1 to {MAX_KEY} characters.", "Send a UUID.")
         known = who(request, said.visitor)
         await count("say", request, known[0] if known else None)
-        visitor, token = known or visitors.new(given)
-        key = hashlib.sha256(f"{visitor}:{given}".encode()).hexdigest()[:32] if given else uuid.uuid4().hex
+        again = None if given else await asked_before(request, known[0] if known else None, text)
+        if again is not None:
+            visitor, token, key = again
+        else:
+            visitor, token = known or visitors.new(given)
+            key = hashlib.sha256(f"{visitor}:{given}".encode()).hexdigest()[:32] if given else uuid.uuid4().hex
         payload = {"visitor": visitor, "key": key, "text": text, "name": said.name}
         item = InboundItem(f"message:{key}", "message", f"web:{visitor}", payload)
         events = _ask(settings, intake, history, item, key)
         await anext(events)  # stored: from here on nothing can be refused
         if said.stream or "text/event-stream" in request.headers.get("accept", ""):
             headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-            lines = _as_sse(events, history, visitor, token)
+            lines = _as_sse(events, history, visitor, token, visitors.stream_id(visitor, key))
             stream = StreamingResponse(lines, media_type="text/event-stream", headers=headers)
             visitors.remember(stream, token)
             return stream
@@ -213,9 +225,9 @@ async def _listening(client: redis.asyncio.Redis, channel: str) -> AsyncIterator
 
 
 async def _as_sse(
-    events: AsyncGenerator[tuple[str, dict[str, Any]]], history: History, visitor: str, token: str
+    events: AsyncGenerator[tuple[str, dict[str, Any]]], history: History, visitor: str, token: str, stream_id: str
 ) -> AsyncIterator[str]:
-    yield _sse("visitor", {"visitor": token})
+    yield f"id: {stream_id}\n{_sse('visitor', {'visitor': token})}"
     async with aclosing(events):
         try:
             async for name, data in events:

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from bot.visitors import HEADER
+from bot.visitors import HEADER, LAST_EVENT
 
 _TOKEN = "IjVmM2Ei.aSgK3g.Zk1uQ"
 _ID = "019ac3f0-6f7e-7a3c-9a5e-9a6d2f6a7a11"
@@ -141,7 +141,8 @@ class Accepted(BaseModel):
 
 
 _SSE = (
-    f'event: visitor\ndata: {{"visitor": "{_TOKEN}"}}\n\nevent: piece\ndata: {{"text": "O colchão "}}\n\n'
+    f'id: WyI1ZjNhIl0.aSgK3g.Qm9k\nevent: visitor\ndata: {{"visitor": "{_TOKEN}"}}\n\n'
+    'event: piece\ndata: {"text": "O colchão "}\n\n'
     f"event: message\ndata: {json.dumps(_MESSAGE, ensure_ascii=False)}\n\n"
     'event: done\ndata: {"state": "bot", "consent": "unknown"}\n\n'
 )
@@ -160,9 +161,13 @@ _CALLS: dict[str, dict[str, Any]] = {
     "chat": {
         "summary": "Say something and wait for the answer",
         "description": "With an `Idempotency-Key` the same message sent again is not asked again: its answer is waited"
-        " for, or given at once. Without a visitor token the key has to be a UUID.",
+        " for, or given at once. Without a visitor token the key has to be a UUID. A stream that was cut off goes on"
+        f" where its `id` comes back as `{LAST_EVENT}` with the same message, for a day.",
         "body": ChatRequest, "answer": ChatResponse, "refusals": (400, 403, 404, 408, 409, 413, 429, 503),
-        "parameters": [("header", "Idempotency-Key", "1 to 200 characters, unique per message.")],
+        "parameters": [
+            ("header", "Idempotency-Key", "1 to 200 characters, unique per message."),
+            ("header", LAST_EVENT, "The `id` of a stream of this message that was cut off."),
+        ],
     },
     "feedback": {
         "summary": "Rate an answer",

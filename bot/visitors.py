@@ -25,7 +25,7 @@ from core.errors import BadInput, NotAllowed, TooMany
 from core.settings import Settings
 from core.tables import now
 
-COOKIE, HEADER = "npllm_visitor", "X-Visitor-Token"
+COOKIE, HEADER, LAST_EVENT = "npllm_visitor", "X-Visitor-Token", "Last-Event-ID"
 LASTS = timedelta(days=180)
 FRESH = timedelta(days=7)  # an older token is replaced by a new one of the same visitor
 OPERATORS = "operator-"  # how the ids of an operator's own visitors begin (benches)
@@ -38,6 +38,7 @@ class Visitors:
     def __init__(self, settings: Settings) -> None:
         secrets = (settings.session_secret, settings.session_secret_previous)
         self.signers = [URLSafeTimedSerializer(s.get_secret_value(), salt="visitor") for s in secrets if s]
+        self.stream_signers = [URLSafeTimedSerializer(s.get_secret_value(), salt="stream") for s in secrets if s]
         self.secret = settings.session_secret
         self.secure = (settings.public_base_url or "").startswith("https://")
 
@@ -68,6 +69,22 @@ class Visitors:
                 raise BadInput("A first message's Idempotency-Key must be a UUID.", "Send a UUID, or a visitor token.")
             visitor = hashlib.blake2b(key.lower().encode(), key=self._digest_key(), digest_size=16).hexdigest()
         return visitor, str(signer.dumps(visitor))
+
+    def stream_id(self, visitor: str, key: str) -> str:
+        """The id of the events that answer one message: who sends it back is its visitor, and means that message."""
+        self._signer()
+        return str(self.stream_signers[0].dumps([visitor, key]))
+
+    def of_stream(self, stream_id: str | None) -> tuple[str, str, str] | None:
+        """(visitor id, token, the message's key) of such an id; None where it is none of ours, or a day old."""
+        signer = self._signer()
+        for stream_signer in self.stream_signers:
+            try:
+                visitor, key = stream_signer.loads(stream_id or "", max_age=24 * 3600)
+            except BadSignature:
+                continue
+            return visitor, str(signer.dumps(visitor)), key
+        return None
 
     def of_the_operator(self) -> str:
         """The token of a new visitor that no rate stops: only who has the secret can sign such an id."""

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bot.pages import FOLDER
-from bot.visitors import HEADER
+from bot.visitors import HEADER, LAST_EVENT
 from core.settings import Settings
 
 FILES = FOLDER / "widget"
@@ -48,7 +48,8 @@ class _CorsBelow:
         self.app, self.prefix = app, prefix
         self.cors = CORSMiddleware(
             app, allow_origins=origins, allow_methods=["GET", "POST"],
-            allow_headers=["Content-Type", HEADER, "Idempotency-Key"], expose_headers=["Retry-After"], max_age=3600,
+            allow_headers=["Content-Type", HEADER, LAST_EVENT, "Idempotency-Key"], expose_headers=["Retry-After"],
+            max_age=3600,
         )  # fmt: skip
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -95,7 +95,8 @@ class TestTalk:
         ) as answer:
             assert answer.headers["content-type"].startswith("text/event-stream")
             assert COOKIE in answer.headers["set-cookie"]
-            lines = [line for line in answer.iter_lines() if line]
+            stream_id, *lines = [line for line in answer.iter_lines() if line]
+        assert stream_id.startswith("id: ")
         names = [line.removeprefix("event: ") for line in lines[::2]]
         data = [json.loads(line.removeprefix("data: ")) for line in lines[1::2]]
         assert (names[0], names[-1]) == ("visitor", "done")

@@ -44,6 +44,15 @@ def count(awake: Awake, table: Any) -> int:
         return session.scalar(select(func.count()).select_from(table)) or 0
 
 
+def _ask_for_a_stream(client: TestClient, message: str, last: str | None = None) -> list[str]:
+    """Its id, and then the lines of what is told."""
+    headers = {"accept": "text/event-stream", **({"last-event-id": last.encode()} if last else {})}
+    with client.stream("POST", "/api/chat", json={"message": message}, headers=headers) as answer:
+        assert answer.status_code == 200
+        first, *rest = [line for line in answer.iter_lines() if line]
+    return [first.removeprefix("id: "), *rest]
+
+
 class TestAskedOnce:
     def test_the_same_key_gets_the_same_answer(self, site: TestClient, awake: Awake, model: ScriptedModel) -> None:
         key = {"Idempotency-Key": str(uuid.uuid4())}
@@ -69,6 +78,31 @@ class TestAskedOnce:
         assert len(answers) == 5
         assert all(answer == answers[0] and answer for answer in answers)
         assert len(model.asked) == 1
+
+    def test_a_stream_that_was_cut_off_goes_on(self, site: TestClient, awake: Awake, model: ScriptedModel) -> None:
+        stream_id = _ask_for_a_stream(site, "Entregam?")[0]
+        site.cookies.clear()  # on a site of another origin there are none, and the token came too late for the request
+        again, *told = _ask_for_a_stream(site, "Entregam?", stream_id)
+        assert [json.loads(line[6:])["text"] for line in told if line.startswith("data: ") and '"key"' in line][
+            0
+        ] == REPLY
+        assert told[-2] == "event: done"
+        assert len(model.asked) == count(awake, InboundEvent) == 1
+        visitor = Visitors(awake.settings).of_stream(again)
+        assert visitor is not None
+        assert visitor[::2] == Visitors(awake.settings).of_stream(stream_id)[::2]  # type: ignore[index]
+
+    def test_another_message_or_person_is_no_cut_off_stream(
+        self, site: TestClient, awake: Awake, model: ScriptedModel
+    ) -> None:
+        stream_id = _ask_for_a_stream(site, "Entregam?")[0]
+        _ask_for_a_stream(site, "Parcelam?", stream_id)
+        for forged in (stream_id[:-1], "7", "é", f"{stream_id}.x"):
+            _ask_for_a_stream(site, "Entregam?", forged)
+        site.cookies.clear()
+        site.get("/api/history")
+        _ask_for_a_stream(site, "Entregam?", stream_id)
+        assert len(model.asked) == count(awake, InboundEvent) == 7
 
     def test_a_key_of_another_message(self, site: TestClient) -> None:
         key = {"Idempotency-Key": str(uuid.uuid4())}
