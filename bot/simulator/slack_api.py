@@ -30,6 +30,7 @@ class FakeSlack:
         self.sent, self.take, self.calls = sent, take, calls
         self.envelopes: asyncio.Queue[Scripted] = asyncio.Queue()  # what a socket still has to deliver
         self.acknowledged: list[str] = []
+        self.connections = 0  # sockets that were opened
         self.streams: dict[str, Scripted] = {}  # messages that grow, by their ts; posted once they are ended
 
     def answer(self, method: str, data: Scripted, token: str) -> Scripted:
@@ -126,22 +127,31 @@ def add_slack(
 
     @app.websocket("/socket")
     async def socket(connection: WebSocket) -> None:
-        """Socket Mode: what lies in `envelopes` is delivered, what is acknowledged is noted."""
+        """Socket Mode: what lies in `envelopes` is delivered, what is acknowledged is noted; what is not, the next
+        connection delivers again. A `disconnect` asks for that connection, a `close` cuts this one off."""
         await connection.accept()
+        slack.connections += 1
         await connection.send_json({"type": "hello", "num_connections": 1})
+        under_way: list[Scripted] = []
 
         async def deliver() -> None:
-            while True:
-                await connection.send_json(await slack.envelopes.get())
+            while (envelope := await slack.envelopes.get()).get("type") not in ("disconnect", "close"):
+                under_way.append(envelope)
+                await connection.send_json(envelope)
+            await (connection.close() if envelope["type"] == "close" else connection.send_json(envelope))
 
         delivering = asyncio.create_task(deliver())
         try:
             while True:
-                slack.acknowledged.append(str(as_dict(json.loads(await connection.receive_text())).get("envelope_id")))
+                name = str(as_dict(json.loads(await connection.receive_text())).get("envelope_id"))
+                slack.acknowledged.append(name)
+                under_way = [envelope for envelope in under_way if envelope.get("envelope_id") != name]
         except WebSocketDisconnect:
             pass
         finally:
             delivering.cancel()
+            for envelope in under_way:
+                slack.envelopes.put_nowait(envelope)
 
     @app.post("/response/{name}")
     async def response_url(name: str, request: Request) -> Response:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,10 @@ def envelope(name: str, kind: str) -> dict[str, Any]:
     return {"envelope_id": name, "type": kind, "payload": payload, "accepts_response_payload": False}
 
 
-def through_a_socket(settings: Settings, envelopes: list[dict[str, Any]], *, until: int) -> list[str]:
-    """Deliver them to the process; what it acknowledged, once there are `until` of these (or five seconds passed)."""
+def through_a_socket(
+    settings: Settings, envelopes: list[dict[str, Any]], *, until: Callable[[list[str]], bool], connections: int = 1
+) -> list[str]:
+    """Deliver them to the process; what it acknowledged, once that is enough (or five seconds passed)."""
     app = create_vendors(settings)
     for one in envelopes:
         app.state.slack.envelopes.put_nowait(one)
@@ -38,13 +41,14 @@ def through_a_socket(settings: Settings, envelopes: list[dict[str, Any]], *, unt
         listening = asyncio.create_task(listen(open_door, stop))
         for _ in range(100):
             await asyncio.sleep(0.05)
-            if len(app.state.slack.acknowledged) >= until or listening.done():
+            if until(app.state.slack.acknowledged) or listening.done():
                 break
         stop.set()
         await listening
 
     with serving(app) as url:
         asyncio.run(run(url))
+    assert app.state.slack.connections == connections
     return list(app.state.slack.acknowledged)
 
 
@@ -58,7 +62,9 @@ def stored(settings: Settings) -> set[str]:
 
 def test_events_and_clicks_are_stored_once_and_acknowledged(settings: Settings) -> None:
     envelopes = [envelope("im", "events_api"), envelope("click__feedback_up", "interactive")] * 2
-    acknowledged = through_a_socket(settings, envelopes, until=4)  # in any order: envelopes are handled side by side
+    acknowledged = through_a_socket(
+        settings, envelopes, until=lambda taken: len(taken) == 4
+    )  # in any order: envelopes are handled side by side
     assert sorted(acknowledged) == ["click__feedback_up"] * 2 + ["im"] * 2
     assert stored(settings) == {"msg:T0SHOP:D0RITA:1795000000.000100", "action:T0SHOP:U0RITA:1795000300.000500"}
 
@@ -73,9 +79,35 @@ def test_what_is_not_stored_is_not_acknowledged(settings: Settings, monkeypatch:
         return 1
 
     monkeypatch.setattr(Intake, "store", away)
-    assert through_a_socket(settings, [envelope("im", "events_api"), envelope("delete", "events_api")], until=1) == [
-        "delete"
-    ]
+    envelopes = [envelope("im", "events_api"), envelope("delete", "events_api")]
+    assert through_a_socket(settings, envelopes, until=bool) == ["delete"]
+    assert len(tried) == 2
+
+
+def test_a_connection_that_slack_ends_is_followed_by_another(settings: Settings) -> None:
+    """Slack renews them every few hours, and says so before. What it then was not told in time it delivers again."""
+    refresh = {"type": "disconnect", "reason": "refresh_requested"}
+    envelopes = [envelope("im", "events_api"), refresh, envelope("click__feedback_up", "interactive")]
+    both = {"im", "click__feedback_up"}
+    assert set(through_a_socket(settings, envelopes, until=lambda taken: set(taken) == both, connections=2)) == both
+    assert len(stored(settings)) == 2
+
+
+def test_what_was_not_acknowledged_is_taken_through_the_next_connection(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, tried = Intake.store, []
+
+    async def away_at_first(self: Intake, source: str, items: list[Any]) -> int:
+        tried.append(items[0].external_id)
+        if len(tried) == 1:
+            raise Unavailable("The ledger does not answer.")
+        return await store(self, source, items)
+
+    monkeypatch.setattr(Intake, "store", away_at_first)
+    envelopes = [envelope("im", "events_api"), {"type": "close"}]
+    assert through_a_socket(settings, envelopes, until=bool, connections=2) == ["im"]
+    assert stored(settings) == {"msg:T0SHOP:D0RITA:1795000000.000100"}
     assert len(tried) == 2
 
 
