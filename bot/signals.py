@@ -31,8 +31,11 @@ ORPHAN_HOURS = 24
 MAX_COMMENT = 2000
 
 
-def record_signal(session: Session, signal: InboundSignal, lane: str) -> Feedback | None:
+def record_signal(session: Session, signal: InboundSignal, lane: str, *, saved: bool = False) -> Feedback | None:
     """Store one signal, make it the current vote, and let it vote in a running rollout.
+
+    Args:
+        saved: its words are a message of the conversation already: the team sees them.
 
     Returns the row; None where there is nothing it can be about, or where it is meant for a person of the team.
     """
@@ -43,7 +46,8 @@ def record_signal(session: Session, signal: InboundSignal, lane: str) -> Feedbac
     answer = _answer_of(session, signal, customer, lane)
     talk = _talk_with_the_team(session, signal, answer, lane)
     if talk is not None:
-        _tell_the_team(session, signal, talk)
+        if not saved:
+            _tell_the_team(session, signal, talk)
         return None
     rating = _rating(signal)
     feedback = Feedback(
@@ -104,12 +108,13 @@ def record_remark(session: Session, message: InboundMessage, lane: str) -> None:
     if message.quoted is None:
         rating = word_rating(message.text)
         if rating is not None and rating.signal == "keyword":
-            record_signal(session, InboundSignal(channel, person, "keyword", "replace", message.text), lane)
+            word = InboundSignal(channel, person, "keyword", "replace", message.text)
+            record_signal(session, word, lane, saved=True)
     elif _disliked(session, message):
         comment = InboundSignal(
             channel, person, "comment", "add", "", target=message.quoted, comment=message.text[:MAX_COMMENT]
         )
-        record_signal(session, comment, lane)
+        record_signal(session, comment, lane, saved=True)
 
 
 def _disliked(session: Session, message: InboundMessage) -> bool:

@@ -107,6 +107,21 @@ def test_a_thumb_to_the_team_is_shown_to_it_and_rates_nothing(
         assert check(session, settled=True, vendor_log=vendors.sent).violations == []
 
 
+@pytest.mark.parametrize("taken", [False, True])
+def test_a_rating_word_to_the_team_is_shown_to_it_once_and_rates_nothing(
+    awake: Awake, street: Street, taken: bool
+) -> None:
+    street.says("Quero falar com um atendente")
+    if taken:
+        with transaction(awake.engine) as session:
+            lane = handover.reply(session, session.get_one(Handover, only(awake).id), "O frete é R$ 20.", by="bia")
+        jobs.send(lane)
+    street.says("Errado")
+    assert [message.text for message in street.messages("in")] == ["Quero falar com um atendente", "Errado"]
+    with transaction(awake.engine) as session:
+        assert session.scalars(select(Feedback)).all() == []
+
+
 def test_a_yes_to_the_bots_offer(awake: Awake, street: Street, vendors: Any, model: ScriptedModel) -> None:
     street.says("Vocês entregam?")
     street.says("não")  # to the question of consent, which came with the first answer
