@@ -102,12 +102,13 @@ def record_remark(session: Session, message: InboundMessage, lane: str) -> None:
     """A message that is answered as any other, and says something about an answer too.
 
     Words that reply to an answer which the person disliked are their comment on it. A rating word without a quote
-    ("errado") is probably about the last answer; a rating that was given on purpose stands before it.
+    ("errado") is probably about the last answer; a rating that was given on purpose stands before it. On the website,
+    where somebody waits for an answer and the thumbs are buttons, so is a typed emoji.
     """
     person, channel = message.person, message.channel
     if message.quoted is None:
-        rating = word_rating(message.text)
-        if rating is not None and rating.signal == "keyword":
+        rating = word_rating(message.text) or (text_rating(message.text) if channel == "web" else None)
+        if rating is not None and rating.value is not None and rating.signal != "flag":
             word = InboundSignal(channel, person, "keyword", "replace", message.text)
             record_signal(session, word, lane, saved=True)
     elif _disliked(session, message):

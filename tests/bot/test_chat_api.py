@@ -253,6 +253,17 @@ class TestFeedback:
         answer = site.post("/api/feedback", json={"message_id": consent["key"], "verdict": "down"})
         assert answer.status_code == 404
 
+    def test_what_is_typed_instead_of_tapped_counts_and_is_answered(
+        self, site: TestClient, awake: Awake, answered: dict[str, Any], model: ScriptedModel
+    ) -> None:
+        for typed in ("👍", "🤔", "2 estrelas"):
+            assert say(site, typed, visitor=answered["visitor"])["messages"]
+        with transaction(awake.engine) as session:
+            votes = session.scalars(select(Feedback).order_by(Feedback.created_at)).all()
+            assert [(vote.raw, vote.value, vote.confidence < 1) for vote in votes] == [
+                ("👍", 1.0, True), ("2 estrelas", 0.25, True)
+            ]  # fmt: skip
+
     def test_only_who_was_answered_may_rate(self, site: TestClient, answered: dict[str, Any]) -> None:
         site.cookies.clear()
         other = say(site, "Oi")["visitor"]
