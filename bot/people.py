@@ -25,8 +25,12 @@ from core.tables import (
 from core.text import canonical_phone, words
 
 # Words that are the whole message, folded ("don't" is "don t"). Any other sentence with them is a question for the bot.
-OPT_OUT = frozenset({"parar", "sair", "cancelar", "stop", "cancelar inscricao", "descadastrar", "unsubscribe"})
-OPT_IN = frozenset({"voltar", "start", "iniciar"})
+# The English ones are those that Twilio obeys by itself in SMS, but "end" and "revoke", which answer questions too.
+OPT_OUT = frozenset(
+    "parar|pare|sair|cancelar|cancelar inscricao|descadastrar"
+    "|stop|stopall|stop all|unsubscribe|cancel|quit|optout|opt out".split("|")
+)
+OPT_IN = frozenset({"voltar", "start", "unstop", "iniciar"})
 NO_TRAINING = frozenset({"nao treinar", "nao aprender", "do not train", "don t train", "dont train", "no training"})
 YES = frozenset({"sim", "aceito", "concordo", "pode", "pode sim", "sim pode", "claro", "yes", "i agree", "agree", "ok"})
 NO = frozenset({"nao", "nao aceito", "nao quero", "no", "nao obrigado", "nao obrigada"})

@@ -102,6 +102,7 @@ class TestConversations:
     ("text", "word"),
     [
         ("PARAR", "out"), (" Stop. ", "out"), ("CANCELAR", "out"), ("cancelar inscrição", "out"), ("voltar!", "in"),
+        ("Pare!", "out"), ("STOPALL", "out"), ("opt-out", "out"), ("cancel", "out"), ("UNSTOP", "in"), ("end", None),
         ("START", "in"), ("quero cancelar o pedido", None),
         ("NÃO TREINAR", "no_training"), ("não aprender", "no_training"), ("Don't train", "no_training"),
         ("quero parar de receber o boleto por e-mail", None), ("como faço para sair do plano?", None), ("", None),
