@@ -280,6 +280,8 @@ def _in_blocks(node: dict[str, Any]) -> str:
     kind = as_text(node.get("type"))
     if kind == "emoji":
         return f":{as_text(node.get('name'))}:"
+    if kind == "date":
+        return as_text(node.get("fallback"))
     if kind in ("text", "link"):
         return as_text(node.get("text")) or as_text(node.get("url"))
     if not kind.startswith("rich_text"):

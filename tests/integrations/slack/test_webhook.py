@@ -175,6 +175,7 @@ CASES: dict[str, tuple[str, list[Item]]] = {
     "im__blocks_alone": (
         "Her words are in the blocks only.", [direct("quais são os feriados <deste> ano? :pray:\nSão Paulo\nRio")],
     ),
+    "im__blocks_with_a_date": ("A date as it is written.", [direct("A loja abre em 2026-12-11?")]),
     "im__blocks_without_words": ("A picture by its address.", [ignored(key=f"msg:T0SHOP:D0RITA:{TS}")]),
     "im__forwarded": (
         "A message that she forwards without a word is what she wants read.",
