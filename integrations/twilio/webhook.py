@@ -165,8 +165,9 @@ def _is_incoming(form: Form) -> bool:
 
 
 def _text(form: Form) -> str:
-    """What was written or tapped (Body repeats a button's text, not always a list's), or the word it stands for."""
-    said = (form.get("Body"), form.get("ButtonText"), form.get("ListTitle"))
+    """What was written or tapped (Body repeats a button's text, not always a list's), or the word it stands for. A tap
+    that comes without its words is read by what the business wrote behind the button."""
+    said = map(form.get, ("Body", "ButtonText", "ListTitle", "ButtonPayload"))
     return _OPT_WORDS.get(form.get("OptOutType", "")) or next(filter(None, map(clean, said)), "")
 
 

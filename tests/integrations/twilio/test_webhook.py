@@ -139,6 +139,9 @@ CASES: dict[str, tuple[str, ItemKind, str, Inbound | None]] = {
         "Somebody else's button is what it says.", "message", LANE, says("Falar com uma pessoa", quoted=OURS),
     ),
     "button__without_body.json": ("A button's text stands in.", "message", LANE, says("Ver prazos", quoted=OURS)),
+    "button__payload_alone.json": (
+        "What stands behind the button stands in.", "message", LANE, says("Quero o de casal", quoted=OURS),
+    ),
     "list__choice.json": ("A list's line is what it says.", "message", LANE, says("Colchões de casal", quoted=OURS)),
     "list__choice_without_body.json": (
         "The line's title stands in.", "message", LANE, says("Colchões de casal", quoted=OURS),
