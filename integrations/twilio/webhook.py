@@ -143,7 +143,7 @@ def read(kind: str, form: Form) -> Inbound | None:
         kind=_kind(form, media),
         quoted=form.get("OriginalRepliedMessageSid") or None,
         address={
-            "to": form.get("From") or f"whatsapp:{_sender(form)}",
+            "to": form.get("From") or f"whatsapp:{_dialled(_sender(form))}",
             "from": form.get("To", ""),
             "reply_to": _sid(form),
         },
@@ -206,6 +206,11 @@ def _signal(form: Form) -> InboundSignal | None:
 def _sender(form: Form) -> str:
     """Who writes, as Twilio names them: a number, or the user id of a person who hides it."""
     return clean(form.get("WaId")) or _bare(form.get("From", "")) or _bare(form.get("ExternalUserId", ""))
+
+
+def _dialled(sender: str) -> str:
+    """A sender as Twilio takes it: WaId has a number's digits without the plus."""
+    return f"+{sender}" if sender.isdecimal() else sender
 
 
 def _lane(form: Form) -> str:

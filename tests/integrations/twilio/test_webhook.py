@@ -99,6 +99,10 @@ CASES: dict[str, tuple[str, ItemKind, str, Inbound | None]] = {
         "message", "twilio:BR.9900000000000012",
         says("Tem loja em Santos?", person=Person((BSUID,), "Marina Prado"), to="whatsapp:BR.9900000000000012"),
     ),
+    "text__number_in_wa_id_alone.json": (
+        "Without From the number is answered, as it is dialled.",
+        "message", LANE, says("Vocês entregam colchão em Niterói?"),
+    ),
     "text__nobody.json": ("From nobody: kept, not answered.", "ignored", "twilio:unknown", None),
     "blank__maybe_a_reaction.json": ("Perhaps a reaction: kept, never answered.", "ignored", LANE, None),
     "blank__no_body_field.json": ("No Body at all: kept, never answered.", "ignored", LANE, None),
