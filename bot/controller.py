@@ -6,8 +6,8 @@
     watch          the champion after its promotion: undo, freeze
     keep_loaded    what is live is loaded; a challenger that cannot be loaded is rolled back
 
-Guards run in every state, paused and held too. Any number of controllers may run: every change is a compare-and-set,
-and whoever comes second finds it done.
+Guards run in every state, paused and held too. Any number of controllers may run: each change takes the context's
+turn, and whoever comes second finds it done.
 """
 
 import logging
@@ -17,7 +17,7 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from bot import guardrails, rollout_line, rollout_look, rollouts, units, watch
-from bot.rollout_changes import Change, apply
+from bot.rollout_changes import Change, apply, take_turn_of
 from bot.router import BASE, Served, read_routes
 from bot.wiring import Awake
 from core.db import transaction
@@ -104,6 +104,7 @@ def _guard(session: Session, awake: Awake, context: str) -> None:
     if rollout is None:
         return
     if rollout.slow_ms is None:
+        take_turn_of(session, rollout)
         against = session.get(AdapterVersion, rollout.against_id) if rollout.against_id else None
         if (limit := units.slow_ms(session, context, against.name if against else "base")) is not None:
             session.execute(update(Rollout).where(Rollout.id == rollout.id).values(slow_ms=limit))
@@ -159,7 +160,7 @@ def switch(awake: Awake, context: str) -> None:
     if worse > len(shadowed) // 2 and worse >= 3:
         wrong.append(f"{worse} of {len(shadowed)} shadowed answers were stopped where the control's were not.")
     with transaction(awake.engine) as session:
-        current = rollouts.current(session, context)
+        current = rollouts.current(session, context, lock=True)
         if current is None or current.id != rollout.id or current.row_version != rollout.row_version:
             return
         if wrong:

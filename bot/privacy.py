@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 
 from bot import people, rollouts
 from bot.jobs import READERS
-from bot.rollout_changes import Change, apply
+from bot.rollout_changes import Change, apply, take_turns
 from core import events, registry
 from core.errors import NotFound
 from core.messages import Identifier
@@ -248,12 +248,15 @@ def _retire(session: Session, learned: set[str], done: Erased, *, actor: str) ->
     """Take what learned from them out of service; the latest champion that did not serves instead, or the base."""
     taught = _taught_by(session, learned)
     gone = {version.id for version in taught}
+    contexts = sorted({version.context for version in taught})
+    for context in contexts:
+        take_turns(session, context)
     for version in taught:
         version.state = "retired"
         version.reasons = [*version.reasons, ASKED]
         done.versions.append(version.name)
     session.flush()
-    for context in sorted({version.context for version in taught}):
+    for context in contexts:
         active = rollouts.current(session, context, lock=True)
         if active is not None and {active.version_id, active.against_id} & gone:
             _stop(session, active, actor)

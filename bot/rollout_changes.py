@@ -1,6 +1,8 @@
 """One change of a rollout's state: a compare-and-set on `row_version`, and its audit row in the same transaction.
 
-Of two controllers or two operators one wins, and no state exists without a row that says who made it and why.
+Of two controllers or two operators one wins, and no state exists without a row that says who made it and why. Locks
+are taken in one order, so that nobody waits for who waits for them: the context's row (`take_turns`), its rollouts,
+their versions.
 """
 
 import uuid
@@ -84,7 +86,7 @@ def next_weight(rollout: Rollout, plan: Plan) -> float:
 
 
 def crown(session: Session, rollout: Rollout, actor: str, reason: str, evidence: dict[str, Any]) -> Rollout:
-    """The challenger is champion. The rollout's row first, then the context's, as `undo` takes them: no deadlock."""
+    """The challenger is champion."""
     champion = registry.champion(session, rollout.context)
     evidence = {**evidence, "champion_before": champion.name if champion else "base"}
     change = Change("promote", actor, reason, "promoted", "rollout.promoted", weight=1.0, evidence=evidence)
@@ -101,8 +103,19 @@ def quarantine(session: Session, version_id: uuid.UUID, reason: str) -> None:
 
 
 def take_turns(session: Session, context: str) -> None:
-    """Of two that begin a rollout at once the second sees the first's, and is told."""
+    """Whoever changes a context's rollouts or its champion comes one after another; what is read from here on holds."""
     session.execute(select(Context.name).where(Context.name == context).with_for_update(key_share=True))
+
+
+def take_turn_of(session: Session, rollout: Rollout) -> None:
+    """The same for a rollout that was read, and looked at, before.
+
+    Raises:
+        Conflict: it changed since.
+    """
+    take_turns(session, rollout.context)
+    if session.scalar(select(Rollout.row_version).where(Rollout.id == rollout.id)) != rollout.row_version:
+        raise Conflict("The rollout changed meanwhile.", "Look at `npllm rollout status` and try again.")
 
 
 def leave_line(session: Session, rollout: Rollout, verb: str, actor: str, reason: str) -> Rollout:

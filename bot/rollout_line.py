@@ -7,7 +7,7 @@ from sqlalchemy.orm import Session
 
 from bot import units
 from bot.alerts import raise_alert
-from bot.rollout_changes import audit, facts_of, leave_line, take_turns
+from bot.rollout_changes import audit, facts_of, leave_line
 from bot.rollouts import CONTROLLER, current, servable, waiting
 from core import events, registry
 from core.errors import Conflict
@@ -30,12 +30,12 @@ def start(
         NotFound: no such version.
     """
     version = registry.by_name(session, name)
+    active = current(session, version.context, lock=True)
+    session.refresh(version)  # who served or ran a moment ago may be quarantined by now
     if version.state != "registered":
         raise Conflict(f"{name} is {version.state}: {'; '.join(map(str, version.reasons)) or 'see its run'}.",
                        "npllm rollout retry revives a quarantined version.")  # fmt: skip
-    take_turns(session, version.context)
     control = _control(session, version, against)
-    active = current(session, version.context)
     if active is not None and not queue:
         raise Conflict(
             f"A rollout is {active.state} in '{version.context}'.", "Promote or abort it first, or --queue this one."
@@ -109,8 +109,7 @@ def next_in_line(session: Session, context: str) -> None:
     """Nothing runs: who waits begins, against the champion of now."""
     if waiting(session, context) is None:
         return
-    take_turns(session, context)
-    if current(session, context) is not None or (rollout := waiting(session, context)) is None:
+    if current(session, context, lock=True) is not None or (rollout := waiting(session, context)) is None:
         return
     version = session.get_one(AdapterVersion, rollout.version_id)
     champion = registry.champion(session, context)

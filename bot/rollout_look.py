@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from bot import units
 from bot.alerts import raise_alert
-from bot.rollout_changes import Change, apply, audit, crown, facts_of, next_weight, quarantine
+from bot.rollout_changes import Change, apply, audit, crown, facts_of, next_weight, quarantine, take_turn_of
 from bot.rollouts import CONTROLLER
 from bot.router import holdback_of
 from core import registry
@@ -57,7 +57,12 @@ def votes_of(session: Session, rollout: Rollout) -> Votes:
 
 
 def act(session: Session, rollout: Rollout, decision: Decision) -> Rollout:
-    """Carry a decision out. Waiting writes the figures down, nothing else."""
+    """Carry a decision out. Waiting writes the figures down, nothing else.
+
+    Raises:
+        Conflict: the rollout changed since it was looked at.
+    """
+    take_turn_of(session, rollout)
     plan, reason = Plan.from_json(rollout.plan), " ".join(decision.reasons)
     evidence = {**decision.figures, **_kept(rollout)}
     if decision.action == "rollback":

@@ -1,8 +1,9 @@
 """The hand on the lever: what an operator does to a rollout, and to a champion. How one begins is in
 `bot/rollout_line.py`, what the evidence does to it in `bot/rollout_look.py`.
 
-Every change is a compare-and-set on `row_version` with its audit row in the same transaction: of two controllers
-or two operators one wins, and no state exists without a row that says who made it and why. Abort always wins.
+Every change takes the context's turn (`take_turns`) and then looks: of two controllers or two operators the second
+sees what the first did. It is a compare-and-set on `row_version` with its audit row in the same transaction, so no
+state exists without a row that says who made it and why. Abort always wins.
 """
 
 import uuid
@@ -24,15 +25,25 @@ TAKE_BACK = timedelta(minutes=10)  # how long after a promotion `abort` still me
 
 
 def current(session: Session, context: str, *, lock: bool = False) -> Rollout | None:
-    """The context's active rollout."""
+    """The context's active rollout.
+
+    Args:
+        lock: before it is changed: until the transaction's end none begins, changes or ends but by it.
+    """
     query = select(Rollout).where(Rollout.context == context, Rollout.state.in_(ACTIVE))
     if lock:
-        query = query.with_for_update().execution_options(populate_existing=True)
+        take_turns(session, context)
+        query = query.execution_options(populate_existing=True)
     return session.scalar(query)
 
 
 def require_current(session: Session, context: str) -> Rollout:
-    rollout = current(session, context)
+    """The active rollout, about to be changed.
+
+    Raises:
+        NotFound: there is none.
+    """
+    rollout = current(session, context, lock=True)
     if rollout is None:
         registry.get_context(session, context)
         raise NotFound(f"No rollout is active in '{context}'.", "npllm rollout start VERSION begins one.")
@@ -64,6 +75,7 @@ def pause(session: Session, context: str, *, actor: str, reason: str = "") -> Ro
 
 def resume(session: Session, context: str, *, actor: str, reason: str = "") -> Rollout | None:
     """Go on after a pause or a hold; a freeze (see bot/watch.py) ends too. None where only that was to be ended."""
+    take_turns(session, context)
     row = registry.get_context(session, context)
     thawed = row.frozen_reason is not None
     if thawed:
@@ -155,8 +167,6 @@ def abort_version(session: Session, name: str, *, actor: str, reason: str = "") 
     if stops is None or stops.version_id != version.id:
         if (withdrawn := _withdraw(session, version.context, actor, reason, version.id)) is not None:
             return withdrawn
-        stops = current(session, version.context)  # it may have begun meanwhile
-    if stops is None or stops.version_id != version.id:
         promoted = _just_promoted(session, version.context)
         if promoted is not None and promoted.version_id == version.id:
             raise Conflict(
@@ -171,7 +181,6 @@ def _withdraw(
     session: Session, context: str, actor: str, reason: str, version_id: uuid.UUID | None = None
 ) -> Rollout | None:
     """Who waits (only this version) does not begin. Nothing speaks against it: it may be started again."""
-    take_turns(session, context)
     next_one = waiting(session, context)
     if next_one is None or version_id not in (None, next_one.version_id):
         return None
@@ -281,6 +290,8 @@ def _uncrown(session: Session, context: str, target: AdapterVersion | None, verb
 def retry(session: Session, name: str, *, actor: str, reason: str = "") -> AdapterVersion:
     """Lift a quarantine, so that the version may be started again."""
     version = registry.by_name(session, name)
+    take_turns(session, version.context)
+    session.refresh(version)  # an erasure may have retired it meanwhile
     if version.state != "quarantined":
         raise Conflict(f"{name} is {version.state}, not quarantined.", "npllm rollout start begins a rollout.")
     version.state = "registered"

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from bot import rollouts
 from bot.alerts import raise_alert
-from bot.rollout_changes import Change, apply
+from bot.rollout_changes import Change, apply, take_turns
 from bot.wiring import Awake
 from core import drift, events, registry
 from core.evidence import said
@@ -51,7 +51,10 @@ def look_after(session: Session, awake: Awake, context: str) -> None:
             reason = (
                 f"It fell below the people held back: evidence {said(evidence)} (limit {drift.TWO_ARM_ALARM:,.0f})."
             )
-            rollouts.undo(session, context, actor=DRIFT, reason=reason)
+            # Said of this champion while nothing ran: where a rollout began meanwhile, undo would take that one back.
+            active = rollouts.current(session, context, lock=True)
+            if active is None and registry.champion(session, context) is champion:
+                rollouts.undo(session, context, actor=DRIFT, reason=reason)
             return
     row = session.get_one(Context, context)
     if row.frozen_reason is None and (evidence := one_stream_evidence(session, row)) is not None:
@@ -60,7 +63,11 @@ def look_after(session: Session, awake: Awake, context: str) -> None:
                 f"Satisfaction fell, whichever version answers: evidence {said(evidence)}"
                 f" (limit {drift.ONE_STREAM_ALARM:,.0f}). Promotions and nights wait."
             )
-            freeze(session, row, actor=DRIFT, reason=reason)
+            seen = row.watched_since
+            take_turns(session, context)
+            session.refresh(row)
+            if row.frozen_reason is None and row.watched_since == seen:  # an operator may have ended one meanwhile
+                freeze(session, row, actor=DRIFT, reason=reason)
 
 
 def freeze(session: Session, row: Context, *, actor: str, reason: str) -> None:

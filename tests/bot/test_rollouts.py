@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from threading import Thread
 
 import pytest
 from factories import LADDER, QUICK, make_answer, make_conversation, make_version, make_votes
@@ -433,27 +432,6 @@ class TestTogether:
             assert found == ["waiting"] * 6
         else:
             assert sorted(found) == ["A rollout is running in 'customers'."] * 5 + ["running"]
-
-    def test_a_promotion_waits_for_who_takes_it_back_and_holds_nothing_meanwhile(
-        self, engine: Engine, champion: str
-    ) -> None:
-        """Else each waits for the other, and Postgres ends one of them: perhaps the abort."""
-        begin(engine, new_version(engine))
-
-        def promote() -> None:
-            with transaction(engine) as session, pytest.raises(Conflict):
-                rollouts.promote(session, "customers", actor="test", full=True, reason="drill")
-
-        with transaction(engine) as session:
-            rollouts.current(session, "customers", lock=True)
-            other = Thread(target=promote)
-            other.start()
-            other.join(timeout=0.5)
-            assert other.is_alive()
-            session.execute(select(Context.name).where(Context.name == "customers").with_for_update(nowait=True))
-            rollouts.undo(session, "customers", actor="test", to="base")
-        other.join()
-        assert latest(engine).state == "aborted"
 
     def test_no_state_without_an_audit_row(self, engine: Engine, champion: str) -> None:
         begin(engine, new_version(engine))
