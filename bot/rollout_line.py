@@ -22,11 +22,11 @@ def start(
     """Begin a rollout of a version against the champion (or against `base`, or another version by name).
 
     Args:
-        queue: where one is active, wait until it has ended; whoever waited before is superseded. Evidence is never
-            carried over.
+        queue: where one is active, wait until it has ended. Evidence is never carried over. Whoever waited before is
+            superseded, also where it was about to begin.
 
     Raises:
-        Conflict: the context has a rollout already, or the version may not be served.
+        Conflict: the context has a rollout already, or one whose turn it is, or the version may not be served.
         NotFound: no such version.
     """
     version = registry.by_name(session, name)
@@ -43,8 +43,14 @@ def start(
     if active is not None and active.version_id == version.id:
         raise Conflict(f"{name} is rolling out already.", "npllm rollout status shows it.")
     begins = active is None
-    if not begins:
-        _supersede(session, version.context, name)
+    if (turn := waiting(session, version.context)) is not None:
+        if turn.version_id != version.id and not queue:
+            next_one = session.get_one(AdapterVersion, turn.version_id).name
+            raise Conflict(
+                f"It is the turn of {next_one} in '{version.context}': it waited in line, and begins within seconds.",
+                f"--queue begins with this one in its place; npllm rollout abort {next_one} withdraws it.",
+            )
+        leave_line(session, turn, "supersede", CONTROLLER, f"{name} is newer")
     rollout = Rollout(
         context=version.context,
         version_id=version.id,
@@ -97,12 +103,6 @@ def _announce_start(
             session, "rollout.started", context=rollout.context, rollout=str(rollout.id), actor=actor, **after
         )
         raise_alert(session, "rollout.started", context=rollout.context, actor=actor, reason=reason, **after)
-
-
-def _supersede(session: Session, context: str, by: str) -> None:
-    """The newest waits; an older one that waited never gets a turn."""
-    if (older := waiting(session, context)) is not None:
-        leave_line(session, older, "supersede", CONTROLLER, f"{by} is newer")
 
 
 def next_in_line(session: Session, context: str) -> None:

@@ -177,6 +177,35 @@ class TestTheLine:
             assert registry.by_name(session, newer).id == current.version_id
         assert verbs(engine) == ["start", "queue", "supersede", "queue", "abort", "start"]
 
+    def test_between_two_rollouts_the_turn_is_of_who_waits(self, engine: Engine, champion: str) -> None:
+        """What was started in these seconds began ahead of it, and it stayed waiting."""
+        running, waits, newer = (new_version(engine) for _ in range(3))
+        begin(engine, running)
+        begin(engine, waits, queue=True)
+        with transaction(engine) as session:
+            rollouts.abort(session, "customers", actor="test")
+        with pytest.raises(Conflict, match=f"the turn of {waits}.*begins within seconds") as told:
+            begin(engine, newer)
+        assert f"npllm rollout abort {waits}" in told.value.next_step
+        with transaction(engine) as session:
+            rollout_line.next_in_line(session, "customers")
+            assert rollouts.require_current(session, "customers").version_id == registry.by_name(session, waits).id
+
+    @pytest.mark.parametrize("same", [False, True])
+    def test_between_two_rollouts_queue_and_who_waits_itself_begin_at_once(
+        self, engine: Engine, champion: str, same: bool
+    ) -> None:
+        waits, newer = new_version(engine), new_version(engine)
+        begin(engine, new_version(engine))
+        begin(engine, waits, queue=True)
+        with transaction(engine) as session:
+            rollouts.abort(session, "customers", actor="test")
+        begun = begin(engine, waits) if same else begin(engine, newer, queue=True)
+        assert (begun.state, begun.weight) == ("running", 0.25)
+        with transaction(engine) as session:
+            assert rollouts.waiting(session, "customers") is None
+        assert verbs(engine)[-2:] == ["supersede", "start"]
+
     def test_it_is_measured_against_the_champion_of_its_own_day(self, engine: Engine, champion: str) -> None:
         running, next_one = new_version(engine), new_version(engine)
         begin(engine, running)
