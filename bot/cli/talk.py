@@ -1,13 +1,16 @@
 """chat and simulate."""
 
 import json
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import Any
 
 import click
 import httpx
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
 
 from bot.cli.common import as_json_option, print_json, settings
 from bot.simulator import traffic
@@ -20,11 +23,16 @@ from core.settings import Settings
 @click.option("--visitor", default=None, help="The visitor token of an earlier answer, to go on with it.")
 @as_json_option
 def chat(text: str, visitor: str | None, as_json: bool) -> None:
-    """Say TEXT to the running bot, as a visitor of the website; the answer is streamed."""
+    """Say TEXT to the running bot, as a visitor of the website; on a terminal the answer is seen as it comes."""
     body = {"message": text, "visitor": visitor}
     url, answers, token, pieces = f"{_url(settings())}/api/chat", [], visitor, ""
+    # What streams is only shown until the answer is there: a guard may have replaced it. A file or pipe never gets it.
+    coming = ExitStack()
     try:
-        with httpx.stream("POST", url, json=body, headers={"accept": "text/event-stream"}, timeout=120.0) as response:
+        with (
+            httpx.stream("POST", url, json=body, headers={"accept": "text/event-stream"}, timeout=120.0) as response,
+            coming,
+        ):
             if not response.is_success:
                 problem = json.loads(response.read())
                 raise BadInput(problem.get("error", "The bot refused."), problem.get("next_step", ""))
@@ -32,17 +40,16 @@ def chat(text: str, visitor: str | None, as_json: bool) -> None:
                 if name == "visitor":
                     token = data["visitor"]
                 elif name == "piece" and not as_json:
+                    if not pieces:
+                        shown = coming.enter_context(Live(console=Console(), auto_refresh=False, transient=True))
                     pieces += data["text"]
-                    click.echo(data["text"], nl=False)
-                    sys.stdout.flush()
+                    shown.update(Text(pieces.lstrip()), refresh=True)
                 elif name == "message":
                     answers.append(data)
+                    coming.close()
+                    pieces = ""
                     if not as_json:
-                        # What streamed is the beginning of the answer, unless a guard replaced it.
-                        shown = pieces if data["text"].startswith(pieces) else pieces.rstrip()
-                        fits = shown and data["text"].startswith(shown)
-                        click.echo(data["text"][len(shown) :] if fits else ("\n" if pieces else "") + data["text"])
-                        pieces = ""
+                        click.echo(data["text"])
                 elif name == "error":
                     raise Unavailable(data["error"], data["next_step"])
     except httpx.HTTPError as error:

@@ -1,6 +1,7 @@
 """Each group of commands once, on a real database: what they print, what they refuse, and how."""
 
 import json
+import re
 import uuid
 from pathlib import Path
 from typing import Any
@@ -397,9 +398,25 @@ class TestDoctor:
         assert not [value for value in secrets.values() if value in shown]
 
 
+def on_screen(written: str) -> list[str]:
+    """What a terminal shows in the end: the controls of a text that is written over and erased."""
+    lines, row = [""], 0
+    for control, plain in re.findall(r"\x1b\[([\d;?]*[a-zA-Z])|(\r|\n|[^\x1b\r\n]+)", written):
+        if control.endswith("A"):
+            row -= int(control[:-1])
+        elif control == "2K":
+            lines[row] = ""
+        elif plain == "\n":
+            row += 1
+            lines += [""] * (row == len(lines))
+        elif plain != "\r":
+            lines[row] += plain
+    return [line for line in lines if line]
+
+
 class TestChat:
-    @pytest.mark.parametrize("pieces", [["Custa R$ ", "1.240. "], ["Custa R$ "], ["Custa "], [], ["Outra coisa "]])
-    def test_what_streamed_is_not_printed_twice(
+    @pytest.mark.parametrize("pieces", [["Custa R$ ", "1.240. "], ["Custa R$ "], [], ["Outra coisa "], ["a " * 80]])
+    def test_what_streamed_gives_way_to_the_answer_that_a_guard_left(
         self, console: Console, monkeypatch: pytest.MonkeyPatch, pieces: list[str]
     ) -> None:
         answer = "Custa R$ 1.240."
@@ -408,9 +425,15 @@ class TestChat:
         server = httpx.MockTransport(lambda request: httpx.Response(200, text=body))
         monkeypatch.setattr(httpx, "stream", httpx.Client(transport=server).stream)
         monkeypatch.setenv("PUBLIC_BASE_URL", "http://bot.example.com")
-        shown = console.ok("chat", "Quanto custa?")
-        assert shown.splitlines()[-1].rstrip() == answer
-        assert "  " not in shown
+        assert console.ok("chat", "Quanto custa?") == f"{answer}\n"
+        monkeypatch.setenv("FORCE_COLOR", "1")  # as a terminal is written to
+        monkeypatch.setenv("TERM", "xterm")
+        written = console.ok("chat", "Quanto custa?")
+        assert on_screen(written) == [answer]
+        seen, so_far = re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", written), ""
+        for piece in pieces:
+            so_far += piece
+            assert so_far[:40].rstrip() in seen  # it streamed
 
 
 class TestErrors:
