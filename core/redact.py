@@ -16,7 +16,9 @@ from validate_docbr import CNPJ, CPF
 
 from core.settings import Settings
 
-_EMAIL = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
+# Texts may be hostile and long. A run that could be looked at again from each of its characters, or cut in two in many
+# ways, would take its length squared: so it is taken whole (`++`), here with or without what makes it an address.
+_EMAIL = re.compile(r"[\w.+-]++(?:@[\w-]++(?:\.[\w-]++)+)?")
 _UUID = re.compile(r"\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b", re.I)
 MAX_CARD = 19  # digits (ISO/IEC 7812)
 _DIGITS = re.compile(r"(?<![\d.,])\d(?:[ .-]?\d){12,}")  # long enough for a card, maybe with more digits around it
@@ -37,7 +39,7 @@ _MOBILE = re.compile(r"(?<![\d,])(?:\+?55[ .-]?)?\(?0?[1-9][1-9]\)?[ .-]?9[ .-]?
 _SAID_PHONE = re.compile(r"\b(?:fone|telefone|tel|celular|cel|zap|whats|whatsapp)\b\D{0,12}(\d[\d .-]{6,14}\d)", re.I)
 _CEP = re.compile(r"(?<![\d.-])\d{2}\.?\d{3}-\d{3}(?!\d)")
 _SAID_CEP = re.compile(r"\bcep\b\D{0,6}(\d{5}[ -]?\d{3})(?!\d)", re.I)
-_RG = re.compile(r"\brg\b\W*(?:n[º°o.]+\W*)?([\d.xX-]{7,13})", re.I)
+_RG = re.compile(r"\brg\b(?:\W*+n(?:\W*+[ºo]++)?)?\W*([\d.xX-]{7,13})", re.I)
 _SECRET_LIKE = re.compile(r"\b(?:sk-|xox[abp]-|sb_secret_|EAA)[\w-]{10,}")
 
 _WORD = r"[A-ZÁÂÃÀÉÊÍÓÔÕÚÇ][\w'’-]+"
@@ -125,7 +127,7 @@ class Redactor:
 
     def __call__(self, text: str) -> str:
         text = self._each(_SECRET_LIKE, "SECRET", text)
-        text = self._each(_EMAIL, "EMAIL", text)
+        text = self._each(_EMAIL, "EMAIL", text, lambda run: "@" in run)
         text = self._each(_UUID, "PIX", text)
         text = _DIGITS.sub(self._cards, text)
         text = self._each(_CNPJ, "CNPJ", text, _is_cnpj)

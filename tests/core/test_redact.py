@@ -38,7 +38,10 @@ settings.load_profile("unhurried")
         ("pedido 12 4111 1111 1111 1111", "CARD"),
         *[(f"{form}", "CEP") for form in ("CEP 01310-100", "cep: 01310100", "CEP:01310100", "moro no 01.310-100")],
         *[(f"{form}", "CEP") for form in ("meu cep é 01310100", "cep 01310 100", "Rua Augusta, 01310-100")],
-        *[(f"{form}", "RG") for form in ("rg 12.345.678-9", "RG: 12345678-X", "RG nº 12.345.678-9")],
+        *[
+            (f"{form}", "RG")
+            for form in ("rg 12.345.678-9", "RG: 12345678-X", "RG nº 12.345.678-9", "RG n.º 1.234.567-8")
+        ],
         ("use a chave sk-abcdefghijklmnop1234567890", "SECRET"),
         ("token xoxb-123456789012-abcdef", "SECRET"),
     ],
@@ -242,3 +245,19 @@ def test_names_in_introductions_are_mostly_found(record_property: Callable[[str,
 
 def test_surnames_alone_after_sir_and_madam() -> None:
     assert redact("quero falar com o sr. Nogueira") == "quero falar com o sr. [NAME_1]"
+
+
+@pytest.mark.parametrize(("begin", "again"), [("", "a"), ("", "-"), ("", "a@"), ("a@", "a"), ("rg n", "°")])
+def test_a_long_hostile_text_takes_its_length_and_not_its_square(begin: str, again: str) -> None:
+    """Looked at anew from each of its characters, a million of them would take an hour."""
+    text = begin + again * (1_000_000 // len(again))
+    assert redact(text) == text
+
+
+@pytest.mark.parametrize("around", ["{}", "<{}>", "+{}", "{}+x", "{}, {}.", "x@{}", "@{}", "{}..", "a@b {}"])
+def test_an_address_is_found_whatever_stands_beside_it(around: str) -> None:
+    assert "ana.b+c@d-e.com" not in redact(around.replace("{}", "ana.b+c@d-e.com.br"))
+
+
+def test_one_address_right_behind_another_is_found() -> None:
+    assert redact("ana@b.com+c@d.com") == "[EMAIL_1][EMAIL_2]"
