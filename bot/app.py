@@ -17,9 +17,9 @@ from bot.handover_pages import handover_pages
 from bot.health import health
 from bot.hooks import hooks
 from bot.intake import Intake
-from bot.login import Login, LogInFirst
+from bot.login import Login, LogInFirst, SmallForms
 from bot.ops.pages import ops_pages
-from bot.pages import FOLDER, SmallForms, page
+from bot.pages import FOLDER, page
 from bot.review.pages import review_pages
 from bot.slack.install import install_pages
 from bot.widget import put_widget

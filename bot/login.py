@@ -1,19 +1,20 @@
 """Who may look at /review and /ops: a local log-in with the operator's password.
 
 The reviewer's name goes into the signed cookie and onto every annotation. Without OPERATOR_PASSWORD the pages
-are closed; with another one, whoever was logged in has to log in again.
+are closed; with another one, whoever was logged in has to log in again. Forms of strangers stay small.
 """
 
 import hmac
 import re
 from typing import Annotated
 
-from fastapi import APIRouter, Form, Request
+from fastapi import APIRouter, Form, HTTPException, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from itsdangerous import BadSignature, URLSafeTimedSerializer
 from limits import parse
 from limits.storage import MemoryStorage
 from limits.strategies import MovingWindowRateLimiter
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from bot.hooks import closed
 from bot.pages import page
@@ -24,6 +25,8 @@ from core.settings import Settings
 COOKIE = "npllm_operator"
 LASTS = 12 * 3600  # seconds
 GUESSES = parse("10/10 minutes")  # wrong passwords of one address, in each web process
+MAX_FORM = 128 * 1024  # bytes; the longest, a handover's answer, has 4,000 characters
+OWN_LIMITS = ("/hooks/", "/api/")  # these read their bodies themselves
 _NAME = re.compile(r"[\w .@-]{1,60}")
 
 
@@ -104,6 +107,27 @@ class Login:
         """
         if not self.wrong.test(GUESSES, address):
             raise too_many("Too many wrong passwords.", self.wrong.get_window_stats(GUESSES, address))
+
+
+class SmallForms:
+    """No more of a body is read than a page's form has: forms are parsed before it is known who sends them."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        size = 0
+
+        async def bounded() -> Message:
+            nonlocal size
+            message = await receive()
+            size += len(message.get("body", b""))
+            if size > MAX_FORM:
+                raise HTTPException(413, f"The form has more than {MAX_FORM} bytes")
+            return message
+
+        is_page = scope["type"] == "http" and not scope["path"].startswith(OWN_LIMITS)
+        await self.app(scope, bounded if is_page else receive, send)
 
 
 def _local(target: str) -> str:

@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from fastapi import HTTPException, Request
+from fastapi import Request
 from fastapi.responses import HTMLResponse
 from fastapi.templating import Jinja2Templates
 from jinja2.ext import Extension
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from bot.english import ENGLISH
 from bot.ops.portuguese import in_portuguese
@@ -32,32 +31,8 @@ class _Nonces(Extension):
         return source.replace("<script ", '<script nonce="{{ nonce }}" ')
 
 
-MAX_FORM = 128 * 1024  # bytes; the longest, a handover's answer, has 4,000 characters
-OWN_LIMITS = ("/hooks/", "/api/")  # these read their bodies themselves
-
 templates = Jinja2Templates(FOLDER / "templates")
 templates.env.add_extension(_Nonces)
-
-
-class SmallForms:
-    """No more of a body is read than a page's form has: forms are parsed before it is known who sends them."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        size = 0
-
-        async def bounded() -> Message:
-            nonlocal size
-            message = await receive()
-            size += len(message.get("body", b""))
-            if size > MAX_FORM:
-                raise HTTPException(413, f"The form has more than {MAX_FORM} bytes")
-            return message
-
-        is_page = scope["type"] == "http" and not scope["path"].startswith(OWN_LIMITS)
-        await self.app(scope, bounded if is_page else receive, send)
 
 
 def page(request: Request, template: str, /, *, status: int = 200, **context: Any) -> HTMLResponse:
