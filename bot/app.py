@@ -24,7 +24,7 @@ from bot.review.pages import review_pages
 from bot.slack.install import install_pages
 from bot.widget import put_widget
 from core.db import get_engine, need_database
-from core.errors import NpllmError
+from core.errors import NpllmError, TooLarge, TooSlow
 from core.settings import Settings, get_settings
 from integrations.redis.queue import need_redis
 
@@ -87,7 +87,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     @app.exception_handler(HTTPException)
     async def no_such_door(request: Request, error: HTTPException) -> Response:
-        body = {"error": f"{request.method} {request.url.path}: {error.detail}.", "next_step": DOORS}
+        next_step = {TooSlow.status: "Send it at once.", TooLarge.status: "Send less."}.get(error.status_code, DOORS)
+        body = {"error": f"{request.method} {request.url.path}: {error.detail}.", "next_step": next_step}
         told = NOWHERE if error.status_code == 404 else None
         return refused(request, body, error.status_code, error.headers, told=told)
 

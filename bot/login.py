@@ -4,6 +4,7 @@ The reviewer's name goes into the signed cookie and onto every annotation. Witho
 are closed; with another one, whoever was logged in has to log in again. Forms of strangers stay small.
 """
 
+import asyncio
 import hmac
 import re
 from typing import Annotated
@@ -16,10 +17,11 @@ from limits.storage import MemoryStorage
 from limits.strategies import MovingWindowRateLimiter
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from bot import hooks
 from bot.hooks import closed
 from bot.pages import page
 from bot.visitors import network, too_many
-from core.errors import NotAllowed
+from core.errors import NotAllowed, TooLarge, TooSlow
 from core.settings import Settings
 
 COOKIE = "npllm_operator"
@@ -110,20 +112,30 @@ class Login:
 
 
 class SmallForms:
-    """No more of a body is read than a page's form has: forms are parsed before it is known who sends them."""
+    """No more of a body is read than a page's form has, nor for longer than one takes: forms are parsed before it is
+    known who sends them."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        size = 0
+        size, whole = 0, False
+        end = asyncio.get_running_loop().time() + hooks.BODY_SECONDS
 
         async def bounded() -> Message:
-            nonlocal size
-            message = await receive()
+            nonlocal size, whole
+            if whole:  # what is waited for now is that the client hangs up
+                return await receive()
+            try:
+                async with asyncio.timeout_at(end):
+                    message = await receive()
+            except TimeoutError:
+                told = f"The form did not come within {hooks.BODY_SECONDS:.0f} seconds"
+                raise HTTPException(TooSlow.status, told) from None
             size += len(message.get("body", b""))
+            whole = not message.get("more_body", False)
             if size > MAX_FORM:
-                raise HTTPException(413, f"The form has more than {MAX_FORM} bytes")
+                raise HTTPException(TooLarge.status, f"The form has more than {MAX_FORM} bytes")
             return message
 
         is_page = scope["type"] == "http" and not scope["path"].startswith(OWN_LIMITS)

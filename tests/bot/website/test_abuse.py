@@ -162,6 +162,27 @@ class TestTooSlow:
     def test_a_body_that_drips_is_a_408(self, address: tuple[str, int]) -> None:
         assert self.drip(address, self.HEAD + b'{"message": "').startswith(b"HTTP/1.1 408 ")
 
+    def test_a_form_that_drips_is_a_408(self, address: tuple[str, int]) -> None:
+        head = self.HEAD.replace(b"/api/chat", b"/login").replace(b"json", b"x-www-form-urlencoded")
+        heard = self.drip(address, head + b"name=ana&password=")
+        assert heard.startswith(b"HTTP/1.1 408 ")
+        assert b"The form did not come within 0 seconds" in heard
+        assert b"Send it at once." in heard
+
+    @pytest.mark.parametrize("head", [
+        b"POST /" + b"a" * 20_000_000,
+        b"POST /login HTTP/1.1\r\nX-A: " + b"a" * 20_000_000,
+        b"POST /login HTTP/1.1\r\n" + b"X-A: b\r\n" * 2_000_000,
+        b"POST /login HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n" + b"X-A: b\r\n" * 2_000_000,
+    ])  # fmt: skip
+    def test_a_head_without_an_end_is_refused_and_not_kept(
+        self, address: tuple[str, int], head: bytes, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(impatient, "SECONDS", 60.0)  # it is not for its slowness
+        with socket.create_connection(address, timeout=20) as line:
+            with pytest.raises(OSError, match="reset|[Bb]roken pipe"):
+                line.sendall(head)
+
     def test_headers_that_drip_are_hung_up_on(self, address: tuple[str, int]) -> None:
         assert self.drip(address, b"POST /api/chat HTTP/1.1\r\nX-A: ") == b""
 
@@ -172,4 +193,6 @@ class TestTooSlow:
         with httpx.Client(base_url=f"http://{address[0]}:{address[1]}") as client:
             for _ in range(3):
                 assert client.get("/healthz").status_code == 200
+                pieces = (b" " * 1000 for _ in range(120))  # a body in chunks is no head, however long
+                assert client.post("/login", content=pieces).status_code == 422
                 time.sleep(0.4)
