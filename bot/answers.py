@@ -24,7 +24,7 @@ from core.db import transaction
 from core.messages import InboundMessage, Verdict, feedback_button
 from core.plans import Audience
 from core.prompts import Language
-from core.tables import Base, Conversation, InboundEvent, Lane, Message, OutboxItem, new_id, now
+from core.tables import Base, Conversation, Customer, InboundEvent, Lane, Message, OutboxItem, new_id, now
 from core.text import length, split_text
 from integrations.openai.model import Reply
 
@@ -54,12 +54,13 @@ def _values(table: type[Base], row: Mapping[str, Any]) -> dict[str, Any]:
 _STANDING = (
     select(
         InboundEvent.handled_at, Conversation.context, Conversation.channel, Conversation.address, Conversation.lane,
-        Message.customer_id, Message.consent, units.LEFT.label("left"),
+        Conversation.state, Message.customer_id, Message.consent, Customer.opted_out_at, units.LEFT.label("left"),
     )
     .select_from(Lane)
     .join(InboundEvent, InboundEvent.id == bindparam("event"))
     .join(Conversation, Conversation.id == bindparam("conversation"))
     .join(Message, Message.id == bindparam("asked"))
+    .join(Customer, Customer.id == Message.customer_id)
     .where(Lane.lane == bindparam("lane"), Lane.holder == bindparam("holder"))
     .with_for_update(of=Lane)  # the fence
 )  # fmt: skip
@@ -116,7 +117,8 @@ def save(
     route: Route | None,
     found: Recalled,
 ) -> None:
-    """Reply, outbox rows, assignment and the ledger's "handled": all of them, or none.
+    """Reply, outbox rows, assignment and the ledger's "handled": all of them, or none. Nothing but "handled" where the
+    person opted out while the answer was made, or somebody of the team took the conversation.
 
     Raises:
         LeaseLost: somebody else has the lane now.
@@ -130,6 +132,10 @@ def save(
         if standing is None:
             raise lane.lost()
         if standing.handled_at is not None:
+            return
+        if (why := _not_wanted(turn, standing, generated)) is not None:
+            for one in (event_id, *turn.together):
+                handled(session.get_one(InboundEvent, one), why)
             return
         left = standing.left if generated.served is not None else None  # no version speaks, so none is left
         if turn.together:  # what is learned from is the whole question and its answer
@@ -158,6 +164,15 @@ def save(
             _ask_consent(session, turn, standing)
         for other in turn.together:
             handled(session.get_one(InboundEvent, other), f"answered together:{answer['id']}")
+
+
+def _not_wanted(turn: Turn, standing: Row[Any], generated: Generated) -> str | None:
+    """Why the bot does not say this any more; what the channel shows already (Slack's growing message) is finished."""
+    if standing.opted_out_at is not None:
+        return "opted out"
+    if standing.state == "person" and turn.kind not in ("back", "consent") and not generated.shown:
+        return "with a person"
+    return None
 
 
 def _answer(
@@ -267,9 +282,7 @@ def _buttons(answer_id: str, language: Language) -> list[list[str]]:
 
 def _ask_consent(session: Session, turn: Turn, standing: Row[Any]) -> None:
     """With the first answer, never alone."""
-    session.execute(
-        update(people.Customer).where(people.Customer.id == turn.customer_id).values(consent_asked_at=now())
-    )
+    session.execute(update(Customer).where(Customer.id == turn.customer_id).values(consent_asked_at=now()))
     question = Message(
         id=new_id(), conversation_id=turn.conversation_id, customer_id=turn.customer_id, context=turn.context,
         channel=standing.channel, direction="out", role="bot", kind="consent",

@@ -16,7 +16,7 @@ from bot.history import check
 from bot.wiring import Awake
 from core.db import transaction
 from core.errors import BadInput, Conflict, NotFound
-from core.tables import Conversation, Event, Feedback, Handover, InboundEvent, Message, now
+from core.tables import Conversation, Customer, Event, Feedback, Handover, InboundEvent, Message, now
 
 
 @pytest.fixture(autouse=True)
@@ -83,6 +83,31 @@ def test_the_bot_falls_silent_and_the_team_answers(
     street.says("Vocês entregam?")
     assert "Resposta." in vendors.texts()[-2:]
     assert told(awake) == ["requested by customer", "taken by bia", "returned by bia"]
+    with transaction(awake.engine) as session:
+        assert check(session, settled=True, vendor_log=vendors.sent).violations == []
+
+
+@pytest.mark.parametrize("meanwhile", ["taken", "opted out"])
+def test_what_the_bot_was_about_to_say_is_not_said_after_a_person_came_or_the_customer_left(
+    awake: Awake, street: Street, vendors: Any, model: ScriptedModel, meanwhile: str
+) -> None:
+    """The answer was being made: it came after the person's words, or to somebody who wanted no more."""
+
+    def say(*_: str) -> str:
+        with transaction(awake.engine) as session:
+            conversation = session.scalars(select(Conversation)).one()
+            if meanwhile == "taken":
+                handover.ask(session, awake.settings, conversation, by="bia")
+            else:  # told by the vendor, on another lane
+                session.execute(update(Customer).values(opted_out_at=now()))
+        return "Resposta."
+
+    model.say = say
+    street.says("Vocês entregam?")
+    assert vendors.texts() == []
+    assert [message.text for message in street.messages("out") if message.kind == "text"] == []
+    assert street.events()[-1].outcome == {"taken": "with a person", "opted out": "opted out"}[meanwhile]
+    assert len(model.asked) == 1
     with transaction(awake.engine) as session:
         assert check(session, settled=True, vendor_log=vendors.sent).violations == []
 

@@ -254,6 +254,7 @@ export class Panel {
           }
         }
       }
+      coming?.line.remove(); // begun and not said: meanwhile a person took the conversation
       this.latest ??= FIRST;
       own?.line.classList.remove("unsent");
       if (!this.loading && this.busy === 1) this.load();

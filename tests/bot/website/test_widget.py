@@ -9,10 +9,10 @@ from servers import ScriptedModel
 from sqlalchemy import select
 from together import eventually
 
-from bot import chat_api
+from bot import chat_api, handover
 from bot.wiring import Awake
 from core.db import transaction
-from core.tables import Conversation, Customer, Feedback, Message
+from core.tables import Conversation, Customer, Feedback, InboundEvent, Message
 
 pytestmark = pytest.mark.browser
 PHONE = {"viewport": {"width": 390, "height": 844}, "device_scale_factor": 2, "has_touch": True, "is_mobile": True}
@@ -60,6 +60,11 @@ def wait_for(awake: Awake, table: Any, count: int = 1) -> list[Any]:
     raise AssertionError(f"no {count} rows of {table.__tablename__}")
 
 
+def outcome(awake: Awake, event_id: int) -> str | None:
+    with transaction(awake.engine) as session:
+        return session.get_one(InboundEvent, event_id).outcome
+
+
 class TestOnAnotherSite:
     def test_a_conversation_its_ratings_and_a_reload(
         self, open_chat: Callable[..., Any], awake: Awake, model: ScriptedModel, picture: Any
@@ -99,6 +104,23 @@ class TestOnAnotherSite:
         page.locator(".line.bot", has_text=REPLY).nth(1).wait_for()
         with transaction(awake.engine) as session:
             assert len(session.scalars(select(Conversation)).all()) == 1, "the reload went on with the conversation"
+        assert page.troubles == []
+
+    def test_what_was_begun_goes_where_a_person_takes_the_conversation(
+        self, open_chat: Callable[..., Any], awake: Awake, model: ScriptedModel
+    ) -> None:
+        def say(name: str, question: str) -> str:
+            with transaction(awake.engine) as session:
+                handover.ask(session, awake.settings, session.scalars(select(Conversation)).one(), by="bia")
+            return REPLY
+
+        model.say = say
+        page = open_chat()
+        ask(page, "Como é o colchão de casal?")
+        [event] = [one for one in wait_for(awake, InboundEvent) if one.kind == "message"]
+        eventually(lambda: outcome(awake, event.id) == "with a person")
+        page.get_by_text("Você está com nossa equipe").wait_for()
+        page.locator(".bubble", has_text="noventa noites").wait_for(state="detached")
         assert page.troubles == []
 
     def test_stars_at_the_end(
