@@ -104,8 +104,7 @@ def erase() -> None:
     from bot.privacy import remove_files
 
     awake = get_awake()
-    with transaction(awake.engine) as session:
-        remove_files(session, awake.models.store)
+    remove_files(awake.engine, awake.models.store)
 
 
 def media() -> None:

@@ -6,12 +6,13 @@ night then learns everything that is left again from the base (`bot/nights.py` f
 """
 
 import hashlib
+import logging
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Text, and_, cast, delete, false, or_, select, update
+from sqlalchemy import Engine, Text, and_, cast, delete, false, or_, select, update
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session
 
@@ -19,6 +20,7 @@ from bot import people, rollouts
 from bot.jobs import READERS
 from bot.rollout_changes import Change, apply, take_turns
 from core import events, registry
+from core.db import transaction
 from core.errors import NotFound
 from core.messages import Identifier
 from core.tables import (
@@ -43,6 +45,8 @@ from core.tables import (
     TrainingExample,
 )
 from core.text import phone_spellings
+
+log = logging.getLogger(__name__)
 
 ASKED = "A person whose examples it learned from asked for erasure."
 LEAST_IDENTIFIER = 6  # characters; a shorter one would be found in payloads that are not about this person
@@ -111,17 +115,33 @@ def erase(session: Session, person: str, *, actor: str) -> Erased:
     return done
 
 
-def remove_files(session: Session, store: registry.ArtifactStore) -> int:
-    """Delete the weights of versions that an erasure took out of service; returns how many. Safe to repeat."""
-    erased = session.scalars(
-        select(AdapterVersion).where(
-            AdapterVersion.state == "retired", AdapterVersion.location != registry.ERASED,
-            AdapterVersion.reasons.contains([ASKED]),
-        )
-    ).all()  # fmt: skip
+def remove_files(engine: Engine, store: registry.ArtifactStore) -> int:
+    """Delete the weights of versions that an erasure took out of service; returns how many. Safe to repeat.
+
+    Each is noted by itself, and no transaction waits for the store: one that cannot be deleted keeps no other.
+
+    Raises:
+        NpllmError, or what else the store raised for one of them; it is tried again with the next call.
+    """
+    with transaction(engine) as session:
+        erased = session.execute(
+            select(AdapterVersion.id, AdapterVersion.name, AdapterVersion.location).where(
+                AdapterVersion.state == "retired", AdapterVersion.location != registry.ERASED,
+                AdapterVersion.reasons.contains([ASKED]),
+            )
+        ).all()  # fmt: skip
+    left: Exception | None = None
     for version in erased:
-        store.remove(version.location)
-        version.location = registry.ERASED
+        try:
+            store.remove(version.location)
+        except Exception as error:
+            log.warning("The files of %s could not be deleted: %s", version.name, error)
+            left = error
+            continue
+        with transaction(engine) as session:
+            session.get_one(AdapterVersion, version.id).location = registry.ERASED
+    if left is not None:
+        raise left
     return len(erased)
 
 

@@ -60,6 +60,7 @@ def _remove_files(settings: Settings) -> None:
     import redis
 
     from core import jobs
+    from core.db import get_engine, need_database
     from core.errors import NpllmError
     from integrations.redis.queue import connect, enqueue, need_redis
     from integrations.supabase import artifact_store
@@ -69,5 +70,4 @@ def _remove_files(settings: Settings) -> None:
     except (NpllmError, redis.RedisError):
         from bot.privacy import remove_files
 
-        with session() as db:
-            remove_files(db, artifact_store(settings))
+        remove_files(get_engine(need_database(settings)), artifact_store(settings))

@@ -15,7 +15,7 @@ from bot import privacy, rollout_line, rollouts
 from bot.wiring import Awake
 from core import artifacts, events, registry
 from core.db import get_engine, transaction
-from core.errors import NotFound
+from core.errors import NotFound, Unavailable
 from core.registry import FolderStore
 from core.rollouts import PRESETS
 from core.tables import (
@@ -35,6 +35,7 @@ from core.tables import (
     new_id,
 )
 
+_OPEN = "SELECT count(*) FROM pg_stat_activity WHERE state LIKE 'idle in transaction%' AND datname = current_database()"
 PHONE, NAME, SECRET = "+5511987650001", "Joaquim Barreto", "meu segredo é abacaxi"
 OTHER = "+5511987650002"
 
@@ -211,12 +212,41 @@ def test_versions_that_learned_from_them_leave_service_with_their_children(engin
     assert tuple(done.versions) == names
     assert champion is not None
     assert champion.id == clean_id
+    assert privacy.remove_files(engine, store) == 2
+    assert privacy.remove_files(engine, store) == 0
     with transaction(engine) as session:
-        assert privacy.remove_files(session, store) == 2
-        assert privacy.remove_files(session, store) == 0
         kept = [version for version in registry.all_versions(session) if version.location != registry.ERASED]
     assert [version.id for version in kept] == [clean_id, untried_id]
     assert len(list((tmp_path / "store" / "customers").iterdir())) == 2
+
+
+def test_weights_that_cannot_be_deleted_now_keep_no_others(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = FolderStore(tmp_path / "store")
+    with transaction(engine) as session:
+        person = a_person(session, PHONE, NAME, SECRET)
+        hash_of = learned_from(session, person)
+        taught = [a_version(session, store, tmp_path, seed, examples=[hash_of]) for seed in (1, 2, 3)]
+        locations = [version.location for version in taught]
+        privacy.erase(session, PHONE, actor="dpo")
+    remove = FolderStore.remove
+
+    def stuck(self: FolderStore, location: str) -> None:
+        with engine.connect() as other:  # nobody waits for the store in a transaction
+            assert other.scalar(text(_OPEN)) == 0
+        if location == locations[1]:
+            raise Unavailable("The bucket does not answer.")
+        remove(self, location)
+
+    monkeypatch.setattr(FolderStore, "remove", stuck)
+    with pytest.raises(Unavailable, match="does not answer"):
+        privacy.remove_files(engine, store)
+    with transaction(engine) as session:
+        left = {version.location for version in registry.all_versions(session)}
+    assert left == {registry.ERASED, locations[1]}
+    monkeypatch.setattr(FolderStore, "remove", remove)
+    assert privacy.remove_files(engine, store) == 1
 
 
 def test_a_rollout_of_such_a_version_stops(engine: Engine, tmp_path: Path) -> None:
