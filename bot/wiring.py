@@ -5,6 +5,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache
+from threading import BoundedSemaphore
 from typing import Any, Protocol
 
 import redis
@@ -39,6 +40,9 @@ class ChannelClient(Protocol):
     def lookup(self, outgoing: Outgoing, since: Any) -> str | None: ...
 
 
+MOST_TYPING = 20  # typing indicators that are being shown, or wait for it
+
+
 @dataclass
 class Awake:
     """The parts a turn needs."""
@@ -54,6 +58,7 @@ class Awake:
     tracer: Tracer
     channels: dict[str, ChannelClient]
     typists: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(4, "typing"))
+    may_type: BoundedSemaphore = field(default_factory=lambda: BoundedSemaphore(MOST_TYPING))
 
     def channel(self, name: str) -> ChannelClient:
         """Raises:
@@ -65,10 +70,12 @@ class Awake:
             raise DoorClosed(f"The channel '{name}' is closed.", "Set its secrets: npllm doctor lists them.") from None
 
     def show_typing(self, message: InboundMessage) -> None:
-        """Let the person see that an answer is on its way; the answer does not wait for it."""
+        """Let the person see that an answer is on its way; the answer does not wait for it. While the vendor is slow
+        it is left out: shown late it would come after the answer, and the wish for it would be kept in memory."""
         typing = getattr(self.channels.get(message.channel), "typing", None)
-        if typing is not None:
-            self.typists.submit(_typing, typing, message.address)
+        if typing is not None and self.may_type.acquire(blocking=False):
+            shown = self.typists.submit(_typing, typing, message.address)
+            shown.add_done_callback(lambda _: self.may_type.release())
 
 
 def _typing(show: Callable[[dict[str, Any]], None], address: dict[str, Any]) -> None:

@@ -3,7 +3,11 @@
 import logging
 import uuid
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import timedelta
+from threading import BoundedSemaphore
+from threading import Event as Gate
 from typing import Any
 
 import pytest
@@ -17,10 +21,11 @@ from together import in_threads
 from bot import chat, guardrails, jobs, outbox, people
 from bot.lanes import LeaseLost, lease
 from bot.rollout_line import start
-from bot.wiring import Awake
+from bot.wiring import MOST_TYPING, Awake
 from core import knowledge
 from core.db import transaction
 from core.errors import Unavailable, VendorUnavailable
+from core.messages import Identifier, InboundMessage, Person
 from core.registry import FolderStore
 from core.rollouts import Plan, Stage
 from core.tables import (
@@ -798,3 +803,24 @@ def test_something_stored_at_the_last_moment_is_rung_for(awake: Awake, street: S
     awake.redis.delete("npllm:bell")
     street.answer(lane)
     assert awake.redis.lrange("npllm:bell", 0, -1) == [lane.encode()]
+
+
+def test_a_slow_vendor_gathers_no_typing_indicators(awake: Awake) -> None:
+    """They were kept without limit, and shown long after their answers."""
+    shown, vendor = [], Gate()
+
+    class Slow:
+        def typing(self, address: dict[str, Any]) -> None:
+            shown.append(address)
+            vendor.wait(20)
+
+    busy = replace(
+        awake, channels={"meta": Slow()}, typists=ThreadPoolExecutor(4), may_type=BoundedSemaphore(MOST_TYPING)
+    )
+    message = InboundMessage("meta", Person((Identifier("phone", "+5511"),)), "1", "oi", {})
+    for _ in range(5 * MOST_TYPING):
+        busy.show_typing(message)
+    vendor.set()
+    busy.typists.shutdown()
+    assert len(shown) == MOST_TYPING
+    assert all(busy.may_type.acquire(blocking=False) for _ in range(MOST_TYPING)), "each place is free again"
