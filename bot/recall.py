@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from core import knowledge
 from core.errors import ModelUnavailable
 from core.prompts import Language
+from core.search import search
 from core.tables import Message
 from core.text import words
 from integrations.openai.embeddings import Embeddings
@@ -79,7 +79,7 @@ def recall(
     """Look the question up in the context's knowledge. A short follow-up is looked up with what it follows."""
     if not needs_search(question):
         return Recalled(None, history=list(history))
-    hits = knowledge.search(
+    hits = search(
         session, context=context, question=search_text(question, history), language=language, query_vector=vector,
         model=model, limit=limit,
     )  # fmt: skip

@@ -33,6 +33,7 @@ from core.db import get_engine, psycopg_url, transaction
 from core.errors import BadInput
 from core.migrate import migrate
 from core.prompts import LANGUAGES, Language
+from core.search import search as find_passages
 from core.shop import CONTEXTS, passages, questions
 
 DIMENSION = 384
@@ -281,7 +282,7 @@ class _Search:
         return self.found(part, question, limit=30, floor=0)
 
     def found(self, part: _Set, question: str, *, limit: int, floor: float | None = None) -> list[uuid.UUID]:
-        hits = knowledge.search(
+        hits = find_passages(
             self.session, context=part.context, question=question, limit=limit, language=part.language, floor=floor,
             query_vector=self.known[question] if self.model else None, model=self.model,
         )  # fmt: skip

@@ -11,6 +11,7 @@ from bot.seed import embed_knowledge
 from core import knowledge as store
 from core.errors import BadInput, ModelUnavailable
 from core.prompts import LANGUAGES
+from core.search import search as find_passages
 from integrations.openai.embeddings import embeddings_of
 
 
@@ -79,7 +80,7 @@ def search(question: str, context: str, limit: int, as_json: bool) -> None:
     vector = embed(client, question)
     with session() as db:
         check_context(db, context)
-        hits = store.search(
+        hits = find_passages(
             db, context=context, question=question, language=language_of(question, settings().language),
             query_vector=vector, model=client.name if client else None, limit=limit,
         )  # fmt: skip

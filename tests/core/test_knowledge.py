@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from sqlalchemy import Engine, text
 
-from core import knowledge, vectors
+from core import knowledge, search, vectors
 from core.db import transaction
 from core.errors import BadInput, NotFound, TooLarge
 from core.letters import index_of
@@ -41,15 +41,15 @@ def put(engine: Engine, context: str, *texts: str) -> list[uuid.UUID]:
 
 def find(
     engine: Engine, context: str, question: str, *, by_vector: bool = False, limit: int = 5, floor: float | None = None
-) -> list[knowledge.Hit]:
+) -> list[search.Hit]:
     vector = embed([question])[0] if by_vector else None
     with transaction(engine) as session:
-        return knowledge.search(
+        return search.search(
             session, context=context, question=question, query_vector=vector, model=MODEL, limit=limit, floor=floor
         )
 
 
-def ids(hits: list[knowledge.Hit]) -> list[uuid.UUID]:
+def ids(hits: list[search.Hit]) -> list[uuid.UUID]:
     return [hit.id for hit in hits]
 
 
@@ -89,7 +89,7 @@ def test_the_questions_language_goes_first_and_the_other_is_still_found(engine: 
         (ours,) = knowledge.add(session, context=context, language="pt", title="Pix", text="5% off.")
         (theirs,) = knowledge.add(session, context=context, language="en", title="Pix", text="5% off.")
         for language, order in (("pt", [ours, theirs]), ("en", [theirs, ours])):
-            hits = knowledge.search(
+            hits = search.search(
                 session, context=context, question="pix", query_vector=None, model=None, limit=5, language=language
             )
             assert ids(hits) == order
@@ -166,7 +166,7 @@ def test_what_was_rolled_back_is_not_found(engine: Engine, context: str) -> None
     with knowledge.Session(engine) as session:
         knowledge.add(session, context=context, language="pt", text="Entrega em cinco dias.")
         # The index reads the row of its own transaction ...
-        assert knowledge.search(session, context=context, question="entrega", query_vector=None, model=None, limit=5)
+        assert search.search(session, context=context, question="entrega", query_vector=None, model=None, limit=5)
         session.rollback()
     # ... and forgets it.
     assert find(engine, context, "entrega") == []
