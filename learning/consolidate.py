@@ -32,11 +32,12 @@ from core.tables import AdapterVersion, ConsolidationRun, Evaluation, TrainingEx
 from integrations.huggingface.spare_cores import SpareCores
 from learning import record, replay
 from learning.claims import MAX_ATTEMPTS, Claim
-from learning.curate import curate, take_back, to_example, withdrawn_since
+from learning.curate import curate, to_example
 from learning.dataset import Example, fitting
 from learning.night import Material, Night, material_of, open_night
 from learning.starter import courtesy
 from learning.starter.seed import ensure_starter_examples
+from learning.taken_back import take_back, withdrawn_since
 
 log = logging.getLogger(__name__)
 

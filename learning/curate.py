@@ -22,9 +22,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import ColumnElement, and_, delete, exists, or_, select, update
+from sqlalchemy import and_, delete, exists, select
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy.orm import Session
 
 from core.prompts import ChatMessage, Language, chat_messages, question_in
 from core.redact import Redactor
@@ -34,9 +34,9 @@ from core.text import fold, words
 from learning import suspects
 from learning.dataset import Example
 from learning.shares import person_cap, topic_cap
+from learning.taken_back import LIKED, take_back
 from learning.topics import embed, find_topics, letters
 
-LIKED = 0.75  # four stars, or a thumb up
 REWARDS = {"correct": 1.0, "approve": 0.9, "liked": 0.7}
 NEAR = 0.94  # cosine of letter counts from which two texts with the same figures are one
 REMEMBERED = 2_000  # of a context's newest examples that new ones are compared with
@@ -124,54 +124,6 @@ def curate(
     funnel["learned"] = sum(row["split"] == "train" for row in learned)
     funnel["held out"] = len(learned) - funnel["learned"]
     return {name: count for name, count in funnel.items() if count or name in ("learned", "held out")}
-
-
-def take_back(session: Session, context: str) -> Counter[str]:
-    """What earlier nights learned and may be learned no longer leaves the replay buffer and the hold-outs.
-
-    Its row and its hash stay, without the text: an erasure still finds the versions that learned it.
-    """
-    judged = exists().where(
-        AnnotationItem.message_id == TrainingExample.message_id, Annotation.item_id == AnnotationItem.id,
-        Annotation.verdict.in_(("correct", "reject")),
-    )  # fmt: skip
-    vote = exists().where(Feedback.message_id == TrainingExample.message_id, Feedback.superseded_at.is_(None))
-    disliked, liked = vote.where(Feedback.polarity == "negative"), vote.where(Feedback.value >= LIKED)
-    otherwise = (TrainingExample.source == "feedback") & (judged | disliked | ~liked)
-    taken: Counter[str] = Counter()
-    for reason, true in (
-        ("consent withdrawn", _withdrawn()), ("deleted", _deleted_since()), ("judged otherwise since", otherwise),
-    ):  # fmt: skip
-        learned = update(TrainingExample).where(TrainingExample.context == context, TrainingExample.dropped.is_(None))
-        statement = learned.where(true).values(dropped=reason, messages=[], answer="")
-        taken[f"taken back: {reason}"] = session.execute(
-            statement, execution_options={"synchronize_session": False}
-        ).rowcount  # type: ignore[attr-defined]
-    return taken
-
-
-def withdrawn_since(session: Session, context: str, hashes: Sequence[str]) -> bool:
-    """Whether one of these examples may be learned no longer: its person withdrew, or its author deleted it."""
-    theirs = TrainingExample.context == context, TrainingExample.sha256.in_(hashes)
-    # Dropped: what was said before it was taken back (bot/signals.py).
-    gone = or_(TrainingExample.dropped.is_not(None), _withdrawn(), _deleted_since())
-    query = select(TrainingExample.id).where(*theirs, gone).limit(1)
-    return session.scalar(query) is not None
-
-
-def _withdrawn() -> ColumnElement[bool]:
-    return exists().where(
-        Customer.id == TrainingExample.customer_id,
-        or_(Customer.consent == "denied", Customer.opted_out_at.is_not(None)),
-    )
-
-
-def _deleted_since() -> ColumnElement[bool]:
-    answer, asked = aliased(Message), aliased(Message)
-    return exists().where(
-        answer.id == TrainingExample.message_id, asked.id == answer.in_reply_to,
-        or_(answer.deleted_at.is_not(None), asked.deleted_at.is_not(None)),
-    )  # fmt: skip
 
 
 def _reviewed(session: Session, context: str) -> Iterator[Candidate]:
