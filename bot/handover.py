@@ -239,10 +239,10 @@ def give_back(session: Session, handover: Handover, *, by: str) -> None:
 
 
 def give_back_conversation(session: Session, conversation: Conversation, *, by: str) -> None:
-    """The same, whether or not somebody had been asked for."""
-    conversation.state = "bot"
+    """The same, whether or not somebody had been asked for. The handover's row first, as everywhere: no deadlock."""
     for handover in session.scalars(_open().where(Handover.conversation_id == conversation.id)):
         give_back(session, handover, by=by)
+    conversation.state = "bot"
 
 
 def return_stale(session: Session, settings: Settings) -> int:

@@ -1,5 +1,6 @@
 """A person of the team takes over and gives back; meanwhile the bot says nothing."""
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -7,8 +8,9 @@ from zoneinfo import ZoneInfo
 import pytest
 from click.testing import CliRunner
 from servers import ScriptedModel
-from sqlalchemy import select, update
+from sqlalchemy import select, text, update
 from street import Street
+from together import eventually
 
 from bot import guardrails, handover, jobs, people
 from bot.cli.handover import handover as command
@@ -231,6 +233,29 @@ def test_silence_of_the_team_gives_it_back(awake: Awake, street: Street) -> None
         assert handover.return_stale(session, awake.settings) == 1
         assert handover.return_stale(session, awake.settings) == 0
     assert (state(awake), only(awake).returned_by) == ("bot", "time-out")
+
+
+def test_who_waits_for_a_handover_holds_no_conversation(awake: Awake, street: Street) -> None:
+    """Else a customer's BOT and a return by the clock each waited for the other, and Postgres ended one of them."""
+    street.says("atendente")
+
+    def back() -> None:
+        with transaction(awake.engine) as session:
+            handover.give_back_conversation(session, session.scalars(select(Conversation)).one(), by="customer")
+
+    def waits() -> bool:
+        with awake.engine.connect() as connection:
+            return bool(connection.scalar(text("SELECT count(*) FROM pg_locks WHERE NOT granted")))
+
+    with ThreadPoolExecutor(1) as pool:
+        with transaction(awake.engine) as session:
+            session.execute(select(Handover.id).with_for_update())
+            behind = pool.submit(back)
+            eventually(waits)
+            session.execute(select(Conversation.id).with_for_update(nowait=True))
+        behind.result()
+    assert state(awake) == "bot"
+    assert only(awake).returned_by == "customer"
 
 
 def test_one_conversation_has_one_person(awake: Awake, street: Street) -> None:
