@@ -272,7 +272,7 @@ def _tell_votes(story: Story, rollout: Rollout) -> None:
         split = dict(
             session.execute(
                 select(Assignment.arm, func.count()).where(Assignment.rollout_id == rollout.id).group_by(Assignment.arm)
-            ).tuples().all()
+            ).all()
         )  # fmt: skip
         served = session.scalar(
             select(func.count()).select_from(Message).where(

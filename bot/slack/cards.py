@@ -84,7 +84,7 @@ def _due(awake: Awake, held: Lease) -> list[Due]:
         )
         return [
             Due(card.id, card.shown, card.ts, item, _decision(session, item), card.created_at)
-            for card, item in session.execute(query).tuples()
+            for card, item in session.execute(query)
         ]
 
 

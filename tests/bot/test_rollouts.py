@@ -164,7 +164,7 @@ class TestTheLine:
         begin(engine, newer, queue=True)
         with transaction(engine) as session:
             states = dict(session.execute(select(AdapterVersion.name, Rollout.state).join(
-                Rollout, Rollout.version_id == AdapterVersion.id)).tuples().all())  # fmt: skip
+                Rollout, Rollout.version_id == AdapterVersion.id)).all())  # fmt: skip
             rollout_line.next_in_line(session, "customers")  # nothing happens while one runs
         assert states == {running: "running", older: "superseded", newer: "waiting"}
         assert latest(engine).weight == 0.0
