@@ -8,6 +8,7 @@ from typing import Any
 import psycopg
 import pytest
 import redis
+from processes import beside_any_loop
 from psycopg.rows import dict_row
 
 from bot.intake import Intake
@@ -29,7 +30,7 @@ def run(database_url: str, redis_url: str, work: Callable[[Intake], Awaitable[An
         finally:
             await intake.close()
 
-    return asyncio.run(main())
+    return beside_any_loop(asyncio.run, main())
 
 
 def ledger(database_url: str) -> list[dict[str, Any]]:

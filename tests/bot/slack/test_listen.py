@@ -8,6 +8,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from processes import beside_any_loop
 from pydantic import SecretStr
 from servers import serving
 
@@ -28,7 +29,7 @@ def envelope(name: str, kind: str) -> dict[str, Any]:
 def through_a_socket(
     settings: Settings, envelopes: list[dict[str, Any]], *, until: Callable[[list[str]], bool], connections: int = 1
 ) -> list[str]:
-    """Deliver them to the process; what it acknowledged, once that is enough (or five seconds passed)."""
+    """Deliver them to the process; what it acknowledged, once that is enough (or twenty seconds passed)."""
     app = create_vendors(settings)
     for one in envelopes:
         app.state.slack.envelopes.put_nowait(one)
@@ -39,7 +40,7 @@ def through_a_socket(
             update={"slack_app_token": SecretStr("xapp-1"), "slack_api_base_url": f"{url}/api"}
         )
         listening = asyncio.create_task(listen(open_door, stop))
-        for _ in range(100):
+        for _ in range(400):
             await asyncio.sleep(0.05)
             if until(app.state.slack.acknowledged) or listening.done():
                 break
@@ -47,7 +48,7 @@ def through_a_socket(
         await listening
 
     with serving(app) as url:
-        asyncio.run(run(url))
+        beside_any_loop(asyncio.run, run(url))
     assert app.state.slack.connections == connections
     return list(app.state.slack.acknowledged)
 
@@ -113,4 +114,4 @@ def test_what_was_not_acknowledged_is_taken_through_the_next_connection(
 
 def test_without_its_token_it_says_so(settings: Settings) -> None:
     with pytest.raises(DoorClosed, match="token"):
-        asyncio.run(listen(settings))
+        beside_any_loop(asyncio.run, listen(settings))

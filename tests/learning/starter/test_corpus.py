@@ -153,6 +153,23 @@ class TestFamily:
                 assert not does_not_know(one.answer, one.language), one.answer
 
 
+def test_training_sees_one_wording_of_what_is_said_back_to_talk(train, families, held):
+    def wordings(dialogues):
+        found = {}
+        for one in dialogues:
+            if one.kind in ("talk", "unknown"):
+                said = one.answer.replace(one.business, "").replace(one.assistant, "")
+                intent = "dont-know" if one.kind == "unknown" else one.topic
+                greeted_back = one.kind == "unknown" and "! " in said
+                found.setdefault((one.language, intent), set()).add(said.split("! ", 1)[1] if greeted_back else said)
+        return found
+
+    trained = wordings([*train, *(d for some in families for d in some)])
+    assert len(trained) > 30
+    assert {len(some) for some in trained.values()} == {1}
+    assert max(len(some) for some in wordings(held).values()) > 3
+
+
 def test_some_turns_lean_on_the_history(train):
     follow_ups = [d for d in train if d.kind == "follow-up"]
     assert all(1 <= len(d.history) <= 3 for d in follow_ups)
