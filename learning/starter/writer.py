@@ -15,8 +15,8 @@ from learning.starter.slots import SLOT, Filler, choose_dimension, choose_label,
 
 # How often each is drawn within `talk`; what is not named here weighs 1.
 _TALK_WEIGHTS = {"greeting": 3.0, "thanks": 3.0, "person": 5.0, "complaint": 3.0, "privacy": 2.0, "bye": 1.5}
-# In training also what must be refused: of few words each, and the first thing that a run forgets.
-_REFUSALS = dict.fromkeys(["privacy", "medical", "legal", "jailbreak", "off-topic", "insult", "complaint"], 3.0)
+# In training less of greetings, which are easily told, and more of what is taken for something to be refused.
+_TRAINED_TALK = {"greeting": 2.0, "thanks": 4.0, "person": 7.0, "complaint": 2.0, "bye": 4.0, "jailbreak": 1.5}
 # Talk for which the bot looks nothing up.
 _PLAIN = {"greeting", "greeting-again", "how-are-you", "thanks", "bye", "ok"}
 # Topics so close that a passage of one may half answer a question of another: never taken as "does not say it".
@@ -169,7 +169,7 @@ class Writer:
                 passages = self._passages(self._far_from(said), rng.choice([1, 2, 3, 3]))
         shuffled = self._paragraphs(rng.sample(passages, len(passages)))
         history = self._earlier(None) if rng.random() < 0.1 else ()
-        answer = rng.choice(self.sayings["dont-know"]["a"])
+        answer = self._courtesy("dont-know")
         return self._finish("unknown", topic, question, shuffled, answer, history, near=near)
 
     def complaint(self) -> Dialogue:
@@ -184,7 +184,7 @@ class Writer:
         intent = self._intent()
         entry = self.sayings[intent]
         question = rng.choice(entry[self.phrasings])
-        answer = render(rng.choice(entry["a"]), {"assistant": self.assistant, "business": self.business})
+        answer = self._courtesy(intent)
         history = self._earlier(None) if rng.random() < (0.6 if entry.get("history") else 0.12) else ()
         # The bot looks nothing up for a plain greeting, thanks or goodbye. For the rest it does, and always finds
         # something, if about something else: that must not lead it astray.
@@ -212,7 +212,7 @@ class Writer:
     def _intent(self) -> str:
         """What talk is about."""
         intents = [name for name, entry in self.sayings.items() if "a" in entry and "q" in entry]
-        often = _TALK_WEIGHTS if self.held else _TALK_WEIGHTS | _REFUSALS
+        often = _TALK_WEIGHTS if self.held else _TALK_WEIGHTS | _TRAINED_TALK
         return self.rng.choices(intents, weights=[often.get(i, 1.0) for i in intents])[0]
 
     def _leaning(self, product: str, phrasings: str) -> list[str]:
@@ -284,9 +284,18 @@ class Writer:
         return tuple(turns)
 
     def _small_talk(self) -> tuple[tuple[str, str], ...]:
-        entry = self.sayings["greeting"]
-        answer = render(self.rng.choice(entry["a"]), {"assistant": self.assistant, "business": self.business})
-        return ((self.rng.choice(entry[self.phrasings]), answer),)
+        answer = self._courtesy("greeting")
+        return ((self.rng.choice(self.sayings["greeting"][self.phrasings]), answer),)
+
+    def _courtesy(self, intent: str) -> str:
+        """What is said back to talk.
+
+        Training sees one wording of each. Where eight say the same, each gets an eighth of its probability, and a
+        model that takes the likeliest next word says what has only one wording, right or wrong.
+        """
+        wordings = self.sayings[intent]["a"]
+        wording = self.rng.choice(wordings) if self.held else wordings[0]
+        return render(wording, {"assistant": self.assistant, "business": self.business})
 
     def _passages(self, topics: Sequence[str], count: int) -> tuple[str, ...]:
         return tuple(said.passage for said in self._some(topics, count))
