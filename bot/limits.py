@@ -12,7 +12,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import redis
-from sqlalchemy import func, select
+from sqlalchemy import exists, func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -62,11 +62,13 @@ def outside_window(session: Session, row: OutboxItem, limits: Limits) -> bool:
     if limits.window is None:
         return False
     theirs = select(Conversation.id).where(Conversation.lane == row.lane)
-    written = func.coalesce(Message.sent_at, Message.created_at)
-    last = session.scalar(
-        select(func.max(written)).where(Message.conversation_id.in_(theirs), Message.direction == "in")
-    )
-    return last is None or now() - last > limits.window
+    since = now() - limits.window
+    inside = exists().where(
+        Message.conversation_id.in_(theirs), Message.direction == "in",
+        Message.created_at >= since,  # never before it was written: so the older months are not read
+        func.coalesce(Message.sent_at, Message.created_at) >= since,
+    )  # fmt: skip
+    return not session.scalar(select(inside))
 
 
 def written_at(told: datetime | None, received: datetime) -> datetime:
