@@ -183,13 +183,18 @@ def test_an_address_that_is_none_shuts_one_door_only(awake: Awake) -> None:
     assert row(awake).error == "webhook: InvalidCodepoint"
 
 
+def lease_ends(awake: Awake) -> None:
+    """Whoever sends has taken too long."""
+    with transaction(awake.engine) as session:
+        session.execute(update(Alert).values(leased_until=now() - timedelta(seconds=1)))
+
+
 def test_a_sender_that_died_loses_nothing(awake: Awake, receiver: tuple[Receiver, str]) -> None:
     with_settings(awake, alert_webhook_url=receiver[1], alert_webhook_secret=SECRET)
     raised(awake)
     assert alerts._claim(awake) is not None  # and then nothing more
     assert alerts.deliver(awake) == 0
-    with transaction(awake.engine) as session:
-        session.execute(update(Alert).values(leased_until=now() - timedelta(seconds=1)))
+    lease_ends(awake)
     assert alerts.deliver(awake) == 1
 
 
@@ -203,8 +208,7 @@ def test_a_sender_that_died_between_two_doors_went_through_the_first(
         killed.setattr(alerts, "_webhook", lambda *_: sys.exit("killed"))
         with pytest.raises(SystemExit):
             alerts.deliver(awake)
-    with transaction(awake.engine) as session:
-        session.execute(update(Alert).values(leased_until=now() - timedelta(seconds=1)))
+    lease_ends(awake)
     alerts.deliver(awake)
     assert (len(channel.texts()), len(receiver[0].got)) == (1, 1)
 
@@ -220,8 +224,7 @@ def test_a_sender_slower_than_its_lease_leaves_the_rest_to_who_has_it_now(
     def slow(awake: Awake, told: alerts.Told) -> None:
         slack(awake, told)
         if told.attempts == 1:
-            with transaction(awake.engine) as session:
-                session.execute(update(Alert).values(leased_until=now() - timedelta(seconds=1)))
+            lease_ends(awake)
             assert alerts.deliver(awake) == 1
 
     monkeypatch.setattr(alerts, "_slack", slow)

@@ -40,6 +40,15 @@ def ask(page: Any, text: str) -> None:
     page.keyboard.press("Enter")
 
 
+def ask_without_a_connection(page: Any) -> None:
+    """The question is not sent, and the visitor is told; then the connection is back."""
+    page.locator(".bubble", has_text="Olá!").wait_for()
+    page.context.set_offline(True)
+    ask(page, "Como é o colchão?")
+    page.locator(".excuse", has_text="Não foi enviada. Sem conexão.").wait_for()
+    page.context.set_offline(False)
+
+
 def answered(page: Any, text: str) -> Any:
     """The line with this answer, once it is whole."""
     line = page.locator(".line.bot", has=page.locator(".bubble:not(.coming)", has_text=text))
@@ -370,11 +379,7 @@ class TestWhenItGoesWrong:
     ) -> None:
         model.say = lambda name, question: REPLY
         page = open_chat()
-        page.locator(".bubble", has_text="Olá!").wait_for()
-        page.context.set_offline(True)
-        ask(page, "Como é o colchão?")
-        page.locator(".excuse", has_text="Não foi enviada. Sem conexão.").wait_for()
-        page.context.set_offline(False)
+        ask_without_a_connection(page)
         page.get_by_role("button", name="Tentar de novo").click()
         answered(page, REPLY)
         assert page.locator(".line.visitor").count() == 1
@@ -385,11 +390,7 @@ class TestWhenItGoesWrong:
     ) -> None:
         model.say = lambda name, question: REPLY
         page = open_chat()
-        page.locator(".bubble", has_text="Olá!").wait_for()
-        page.context.set_offline(True)
-        ask(page, "Como é o colchão?")
-        page.locator(".excuse", has_text="Não foi enviada.").wait_for()
-        page.context.set_offline(False)
+        ask_without_a_connection(page)
         page.reload()
         page.get_by_role("button", name="Abrir conversa").click()
         answered(page, REPLY)
